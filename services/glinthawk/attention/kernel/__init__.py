@@ -1,0 +1,1 @@
+"""The compiled attention kernel and its Python face."""

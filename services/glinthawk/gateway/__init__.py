@@ -1,0 +1,1 @@
+"""The gateway: requests in, tokens through the tiers, answers out. No torch."""

@@ -1,0 +1,338 @@
+"""The batch command: a batch file in, an output file out, over tiers that it starts or is given.
+
+    input file --parse--> engine --completions--> output file
+                            |
+                        cluster <--- local processes (launcher), or others (--listen)
+
+The main thread reads, tokenizes and writes; the engine has a thread of its own. So much is
+read ahead as keeps the lanes full, never the whole file.
+"""
+
+import queue
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from types import FrameType
+
+from prometheus_client import CollectorRegistry
+from rich.console import Console
+
+from glinthawk.config import BatchConfig
+from glinthawk.core.dtype import DType
+from glinthawk.errors import InvalidRequest
+from glinthawk.gateway.batch_input import check_paths, read_input, summarize_input
+from glinthawk.gateway.batch_output import OutputFile
+from glinthawk.gateway.bodies import (
+    build_body,
+    build_error_body,
+    build_line_ids,
+    build_output_line,
+    build_refused_line,
+)
+from glinthawk.gateway.cluster import Cluster, ClusterEvents
+from glinthawk.gateway.engine import Completion, Engine
+from glinthawk.gateway.launcher import Launcher
+from glinthawk.gateway.progress import (
+    ProgressReporter,
+    RunNumbers,
+    RunSummary,
+    build_summary_table,
+)
+from glinthawk.gateway.requests import BatchLine, ModelContext, RefusedLine, parse_request
+from glinthawk.gateway.roster import Roster
+from glinthawk.gateway.sidecar import RunIdentity
+from glinthawk.models.config import ModelConfig
+from glinthawk.models.hf_tokenizer import load_tokenizer
+from glinthawk.models.load import load_config
+from glinthawk.models.source import ModelFiles, model_digest, resolve_model
+from glinthawk.models.tokenizer import Tokenizer
+from glinthawk.scheduler import Scheduler, SchedulerConfig
+from glinthawk.telemetry.logging import get_logger
+from glinthawk.telemetry.metrics import ServiceMetrics, serve_metrics
+from glinthawk.wire.dial import DialOptions
+from glinthawk.wire.grpc_server import GrpcServer
+
+log = get_logger("gateway.batch")
+
+READ_AHEAD_SEQUENCES = 1024
+"""Sequences that are admitted or wait at once: enough to fill the lanes, few enough to hold."""
+
+EXIT_OK = 0
+EXIT_INTERRUPTED = 130
+
+
+class Interrupted(BaseException):
+    """SIGINT or SIGTERM came; not an error, so nothing that handles errors stops it."""
+
+
+def run_batch(config: BatchConfig) -> int:
+    """Answer every line of the input and return the exit code.
+
+    Raises:
+        InvalidConfig: the command cannot work as it was given.
+        GlinthawkError: the run failed; finished lines are kept.
+    """
+    try:
+        with _signals_as_interrupts():
+            return _BatchRun(config).run()
+    except Interrupted:
+        Console(stderr=True).print("interrupted: the same command goes on from here")
+        return EXIT_INTERRUPTED
+
+
+class _BatchRun:
+    """One run of the command."""
+
+    def __init__(self, config: BatchConfig) -> None:
+        check_paths(config.input, config.output)
+        self._config = config
+        self._console = Console(stderr=True)
+        self._started_at = time.monotonic()
+        self._files: ModelFiles = resolve_model(config.model, revision=config.revision)
+        self._model: ModelConfig = load_config(self._files)
+        self._digest = model_digest(self._files)
+        self._tokenizer: Tokenizer = load_tokenizer(self._files)
+        self._completions: queue.SimpleQueue[Completion] = queue.SimpleQueue()
+        self._metrics = ServiceMetrics(CollectorRegistry())
+        self._num_open = 0
+        self._engine: Engine | None = None
+        self._launcher: Launcher | None = None
+        self._load_s = 0.0
+        self._run_started_at = self._started_at
+
+    def run(self) -> int:
+        config = self._config
+        summary = summarize_input(config.input)
+        with OutputFile(
+            config.output,
+            self._identity(summary.sha256),
+            overwrite=config.overwrite,
+            clock=time.monotonic,
+        ) as output:
+            finished = output.finished
+            self._numbers = RunNumbers(
+                num_lines=summary.num_lines,
+                num_done=len(finished.line_numbers),
+                num_failed=finished.num_failed,
+                num_done_before=len(finished.line_numbers),
+            )
+            self._output = output
+            if len(finished.line_numbers) < summary.num_lines:
+                with ExitStack() as stack:
+                    self._start(stack)
+                    self._answer_all()
+        self._report()
+        return EXIT_OK
+
+    # --- start
+
+    def _start(self, stack: ExitStack) -> None:
+        """Bring the tiers up; `stack` takes them down again."""
+        config = self._config
+        host, port = config.listen_address or ("127.0.0.1", 0)
+        server = GrpcServer(host, port, secret=config.secret)
+        roster = Roster(
+            self._model,
+            self._digest,
+            num_stages=config.stages,
+            num_workers=config.attention_workers,
+            kv_dtype=None if config.kv_dtype == "auto" else DType.parse(config.kv_dtype),
+        )
+        cluster = Cluster(
+            roster,
+            next_epoch=self._output.raise_epoch,
+            dial_options=DialOptions(
+                transport=config.transport, role="gateway", secret=config.secret
+            ),
+            metrics=self._metrics,
+        )
+        cluster.attach(server)
+        server.start()
+        stack.callback(server.stop, 0.2)
+        serve_metrics(self._metrics.registry, host, config.metrics_port)
+        cluster.start()
+        if config.listen_address is None:
+            self._launcher = Launcher(config, gateway_address=server.address)
+            stack.callback(self._launcher.stop)
+            self._launcher.start()
+        else:
+            self._console.print(f"waiting for stages and workers at {server.address}")
+        stack.callback(cluster.stop, "the batch is done")
+        cluster.wait_until_complete(config.start_timeout_s, self._check_children)
+        self._start_engine(cluster, stack)
+        server.set_serving(True)
+        self._load_s = time.monotonic() - self._started_at
+
+    def _start_engine(self, cluster: Cluster, stack: ExitStack) -> None:
+        config = self._config
+        scheduler = Scheduler(
+            SchedulerConfig(
+                geometry=cluster.geometry,
+                num_lanes=config.lanes or max(2, 2 * config.stages),
+                max_lane_rows=config.max_lane_rows,
+                prefill_tokens=config.prefill_tokens,
+                max_sequence_length=self._max_sequence_length,
+            )
+        )
+        for name, kv_bytes in cluster.worker_memory().items():
+            scheduler.add_worker(name, kv_bytes)
+        engine = Engine(
+            scheduler,
+            self._tokenizer,
+            send_step=cluster.send_step,
+            on_done=self._completions.put,
+            metrics=self._metrics,
+        )
+        cluster.connect(
+            ClusterEvents(
+                on_result=engine.take_result,
+                on_failed=engine.step_failed,
+                on_lost=engine.break_down,
+            )
+        )
+        thread = threading.Thread(target=engine.run, name="engine", daemon=True)
+        thread.start()
+        stack.callback(engine.stop)
+        self._engine = engine
+
+    def _identity(self, input_sha256: str) -> RunIdentity:
+        config = self._config
+        return RunIdentity(
+            input_sha256,
+            self._digest,
+            {
+                "dtype": config.dtype,
+                "kv_dtype": config.kv_dtype,
+                "max_sequence_length": config.max_sequence_length,
+                "seed": config.seed,
+            },
+        )
+
+    @property
+    def _max_sequence_length(self) -> int:
+        return self._config.max_sequence_length or self._model.context_length
+
+    # --- work
+
+    def _answer_all(self) -> None:
+        context = ModelContext(
+            self._tokenizer, self._max_sequence_length, frozenset(self._model.eos_token_ids)
+        )
+        finished = self._output.finished.line_numbers
+        self._run_started_at = time.monotonic()
+        self._progress = ProgressReporter(self._console, clock=time.monotonic)
+        with self._progress:
+            for line in read_input(self._config.input, finished=finished):
+                self._admit(line, context)
+                while self._num_open >= READ_AHEAD_SEQUENCES:
+                    self._collect()
+            while self._num_open > 0:
+                self._collect()
+            self._refresh_numbers()
+
+    def _admit(self, line: BatchLine | RefusedLine, context: ModelContext) -> None:
+        """Hand a line to the engine, or answer it at once if it cannot run."""
+        ids = build_line_ids(self._output.run_digest, line.line_number)
+        if isinstance(line, RefusedLine):
+            self._write([build_refused_line(ids, line)], num_failed=1)
+            return
+        try:
+            request = parse_request(line, context, run_seed=self._config.seed)
+        except InvalidRequest as error:
+            status, body = build_error_body(error)
+            self._write([build_output_line(ids, line.custom_id, status, body)], num_failed=1)
+            return
+        assert self._engine is not None
+        self._num_open += len(request.choices)
+        self._engine.submit((line.line_number, line.custom_id), request)
+
+    def _collect(self) -> None:
+        """Wait a moment for finished requests and write them down."""
+        assert self._engine is not None
+        lines: list[bytes] = []
+        num_failed = 0
+        for completion in self._take_completions():
+            self._num_open -= len(completion.request.choices)
+            num_failed += completion.error is not None
+            lines.append(self._build_line(completion))
+        if lines:
+            self._write(lines, num_failed=num_failed)
+        if self._engine.failure is not None:
+            raise self._engine.failure
+        self._check_children()
+        self._refresh_numbers()
+        self._progress.update(self._numbers)
+
+    def _take_completions(self) -> Iterator[Completion]:
+        try:
+            yield self._completions.get(timeout=0.2)
+            while True:
+                yield self._completions.get_nowait()
+        except queue.Empty:
+            return
+
+    def _build_line(self, completion: Completion) -> bytes:
+        assert isinstance(completion.key, tuple)
+        line_number, custom_id = completion.key
+        ids = build_line_ids(self._output.run_digest, line_number)
+        if completion.error is not None:
+            status, body = build_error_body(completion.error)
+        else:
+            status = 200
+            body = build_body(
+                completion.request,
+                completion.choices,
+                self._tokenizer,
+                body_id=ids.body,
+                created=int(time.time()),
+            )
+        return build_output_line(ids, custom_id, status, body)
+
+    def _write(self, lines: list[bytes], *, num_failed: int) -> None:
+        self._output.append(lines)
+        self._numbers = replace(
+            self._numbers,
+            num_done=self._numbers.num_done + len(lines),
+            num_failed=self._numbers.num_failed + num_failed,
+        )
+
+    def _refresh_numbers(self) -> None:
+        assert self._engine is not None
+        stats = self._engine.stats
+        self._numbers = replace(
+            self._numbers,
+            num_prompt_tokens=stats.tokens_in,
+            num_generated_tokens=stats.tokens_out,
+            kv_used_bytes=stats.scheduler.kv_used_bytes,
+            kv_capacity_bytes=stats.scheduler.kv_capacity_bytes,
+        )
+
+    def _check_children(self) -> None:
+        if self._launcher is not None:
+            self._launcher.check()
+
+    def _report(self) -> None:
+        run_s = time.monotonic() - self._run_started_at
+        summary = RunSummary(self._numbers, load_s=self._load_s, run_s=run_s)
+        self._console.print(build_summary_table(summary))
+
+
+@contextmanager
+def _signals_as_interrupts() -> Iterator[None]:
+    """Turn SIGINT and SIGTERM into `Interrupted`, so that everything is taken down in order."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise Interrupted(signal.Signals(number).name)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    former = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)

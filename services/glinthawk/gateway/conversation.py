@@ -1,0 +1,82 @@
+"""What the engine remembers of a request while it is open."""
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+from glinthawk.core.ids import SequenceId
+from glinthawk.core.step import TokenLogprobs
+from glinthawk.gateway.detokenize import ChoiceResult, TextAssembler
+from glinthawk.gateway.prompts import Tokenizer
+from glinthawk.gateway.requests import ChoiceRequest, ParsedRequest
+
+
+class OpenRequest:
+    """A request with its sequences, until every choice is finished."""
+
+    def __init__(self, key: Hashable, parsed: ParsedRequest, tokenizer: Tokenizer) -> None:
+        self.key = key
+        self.parsed = parsed
+        self.sequences: dict[SequenceId, OpenSequence] = {}
+        self.counted_prompts: set[int] = set()
+        self._assemblers = {
+            choice.index: TextAssembler(choice, parsed.stop, tokenizer) for choice in parsed.choices
+        }
+        self._prompt_logprobs: dict[int, list[TokenLogprobs | None]] = {}
+
+    def assembler(self, choice: ChoiceRequest) -> TextAssembler:
+        """Return the text of one choice."""
+        return self._assemblers[choice.index]
+
+    def set_prompt_logprobs(self, prompt_index: int, position: int, value: TokenLogprobs) -> None:
+        """Note the logprobs of a prompt's token; a prompt computed again overwrites itself."""
+        if prompt_index not in self._prompt_logprobs:
+            length = len(self.parsed.prompts[prompt_index].tokens)
+            self._prompt_logprobs[prompt_index] = [None] * length
+        self._prompt_logprobs[prompt_index][position] = value
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every choice has its end, and every scored prompt its logprobs."""
+        return all(
+            assembler.finish_reason is not None for assembler in self._assemblers.values()
+        ) and all(
+            sequence.is_scored or sequence.choice.max_new_tokens > 0
+            for sequence in self.sequences.values()
+        )
+
+    def build_results(self) -> tuple[ChoiceResult, ...]:
+        """Return all choices, finished, in the order of their index."""
+        return tuple(
+            self._assemblers[choice.index].build_result(self._scored_prompt(choice))
+            for choice in self.parsed.choices
+        )
+
+    def _scored_prompt(self, choice: ChoiceRequest) -> tuple[TokenLogprobs | None, ...] | None:
+        if choice.sampling.num_prompt_logprobs is None:
+            return None
+        # A prompt of one token has no token that another one predicts.
+        return tuple(self._prompt_logprobs.get(choice.prompt_index, [None]))
+
+
+@dataclass
+class OpenSequence:
+    """A sequence that runs, and the choice that it becomes.
+
+    is_scored: a sequence that generates nothing has its prompt's logprobs.
+    """
+
+    identity: SequenceId
+    request: OpenRequest
+    choice: ChoiceRequest
+    num_generated: int = 0
+    is_scored: bool = False
+
+    @property
+    def assembler(self) -> TextAssembler:
+        """The text so far."""
+        return self.request.assembler(self.choice)
+
+    def is_ended_by(self, token: int) -> bool:
+        """Say whether `token`, were it the next one, ends the sequence by its id."""
+        sampling = self.choice.sampling
+        return self.num_generated >= sampling.min_tokens and token in sampling.stop_token_ids

@@ -1,0 +1,336 @@
+"""The engine loop: requests in, finished choices out, steps to the stages in between.
+
+One thread owns the scheduler and everything it knows of sequences; other threads post events.
+It plans before it looks at text: the next step of a lane is on its way before the tokens of the
+last one are decoded, so at most one token of a sequence is thrown away when a stop string ends
+it. It knows no sockets, no files and no HTTP: steps leave through `send_step`.
+
+    submit, cancel --+                        +--> send_step(plan, prefill_first)
+    results --------- +--> [ commit -> plan ] -+--> on_done(completion)
+    failures --------+        then text
+"""
+
+import queue
+import time
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass
+
+from glinthawk.core.ids import SequenceId
+from glinthawk.core.step import SampledToken, SequenceStart, StepPlan, StepResult
+from glinthawk.errors import GlinthawkError, InvariantBroken, PeerUnavailable
+from glinthawk.gateway.conversation import OpenRequest, OpenSequence
+from glinthawk.gateway.detokenize import ChoiceResult
+from glinthawk.gateway.prompts import Tokenizer
+from glinthawk.gateway.requests import ParsedRequest
+from glinthawk.scheduler import FinishReason, Scheduler, SchedulerStats, SequenceGroup
+from glinthawk.telemetry.logging import get_logger
+from glinthawk.telemetry.metrics import ServiceMetrics
+
+log = get_logger("gateway.engine")
+
+STATS_INTERVAL_S = 0.5
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A request that ended: with all its choices, or with an error."""
+
+    key: Hashable
+    request: ParsedRequest
+    choices: tuple[ChoiceResult, ...] = ()
+    error: GlinthawkError | None = None
+
+
+@dataclass(frozen=True)
+class EngineStats:
+    """What the engine has done since it began, and how the scheduler stands."""
+
+    tokens_in: int
+    tokens_out: int
+    steps: int
+    num_open_requests: int
+    scheduler: SchedulerStats
+
+
+@dataclass(frozen=True)
+class _Submit:
+    key: Hashable
+    request: ParsedRequest
+
+
+@dataclass(frozen=True)
+class _Cancel:
+    key: Hashable
+
+
+@dataclass(frozen=True)
+class _Failed:
+    lane: int
+    step: int
+    error: GlinthawkError
+
+
+@dataclass(frozen=True)
+class _Broken:
+    error: GlinthawkError
+
+
+class _Stop:
+    pass
+
+
+_Event = _Submit | _Cancel | StepResult | _Failed | _Broken | _Stop
+
+
+@dataclass
+class _Totals:
+    tokens_in: int = 0
+    tokens_out: int = 0
+    steps: int = 0
+
+
+class Engine:
+    """Drives one scheduler. `run` is the body of its thread.
+
+    send_step: must not block. on_done: called in the engine's thread, must not block.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        tokenizer: Tokenizer,
+        *,
+        send_step: Callable[[StepPlan, bool], None],
+        on_done: Callable[[Completion], None],
+        metrics: ServiceMetrics,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._scheduler = scheduler
+        self._tokenizer = tokenizer
+        self._send_step = send_step
+        self._on_done = on_done
+        self._metrics = metrics
+        self._clock = clock
+        self._events: queue.SimpleQueue[_Event] = queue.SimpleQueue()
+        self._requests: dict[Hashable, OpenRequest] = {}
+        self._sequences: dict[SequenceId, OpenSequence] = {}
+        self._next_sequence = 1
+        self._totals = _Totals()
+        self._stats_due = 0.0
+        self.stats = EngineStats(0, 0, 0, 0, scheduler.stats())
+        self.failure: GlinthawkError | None = None
+
+    # --- from any thread
+
+    def submit(self, key: Hashable, request: ParsedRequest) -> None:
+        """Queue a request; `on_done` is called once with its key."""
+        self._events.put(_Submit(key, request))
+
+    def cancel(self, key: Hashable) -> None:
+        """Give a request up: its KV is freed and `on_done` is not called."""
+        self._events.put(_Cancel(key))
+
+    def take_result(self, result: StepResult) -> None:
+        """Hand over what the last stage sent."""
+        self._events.put(result)
+
+    def step_failed(self, lane: int, step: int, error: GlinthawkError) -> None:
+        """Hand over that a step did not get through."""
+        self._events.put(_Failed(lane, step, error))
+
+    def break_down(self, error: GlinthawkError) -> None:
+        """End the engine because something it cannot do without is gone."""
+        self._events.put(_Broken(error))
+
+    def stop(self) -> None:
+        """End the engine; what is open stays unfinished."""
+        self._events.put(_Stop())
+
+    # --- the loop
+
+    def run(self) -> None:
+        """Serve until `stop` or a failure, which is then in `failure`."""
+        try:
+            while self._turn():
+                pass
+        except GlinthawkError as error:
+            self._fail(error)
+
+    def _turn(self) -> bool:
+        """Take all events that are there, plan, then look at text. False: the end."""
+        sampled: list[SampledToken] = []
+        event: _Event | None = self._wait()
+        while event is not None:
+            if isinstance(event, _Stop):
+                return False
+            if isinstance(event, _Broken):
+                self._fail(event.error)
+                return False
+            self._handle(event, sampled)
+            event = self._poll()
+        self._plan()
+        self._read_text(sampled)
+        self._refresh_stats()
+        return True
+
+    def _wait(self) -> _Event | None:
+        try:
+            return self._events.get(timeout=STATS_INTERVAL_S)
+        except queue.Empty:
+            return None
+
+    def _poll(self) -> _Event | None:
+        try:
+            return self._events.get_nowait()
+        except queue.Empty:
+            return None
+
+    def _fail(self, error: GlinthawkError) -> None:
+        self.failure = error
+        log.error("engine_failed", error=str(error))
+
+    def _handle(self, event: _Event, sampled: list[SampledToken]) -> None:
+        if isinstance(event, _Submit):
+            self._open(event.key, event.request)
+        elif isinstance(event, _Cancel):
+            self._close(event.key)
+        elif isinstance(event, StepResult):
+            sampled += self._commit(event)
+        elif isinstance(event, _Failed):
+            self._revert(event)
+
+    def _open(self, key: Hashable, parsed: ParsedRequest) -> None:
+        request = OpenRequest(key, parsed, self._tokenizer)
+        self._requests[key] = request
+        self._metrics.requests.inc()
+        try:
+            for prompt_index in range(len(parsed.prompts)):
+                self._add_group(request, prompt_index)
+        except GlinthawkError as error:
+            self._finish(request, error)
+            return
+        if request.is_finished:
+            self._finish(request)
+
+    def _add_group(self, request: OpenRequest, prompt_index: int) -> None:
+        """Queue the choices of one prompt that must run through the model."""
+        parsed = request.parsed
+        prompt = parsed.prompts[prompt_index]
+        choices = [choice for choice in parsed.choices if choice.prompt_index == prompt_index]
+        if choices[0].max_new_tokens == 0:
+            # Only the prompt is scored, once for all its choices.
+            choices = choices[:1] if choices[0].sampling.num_prompt_logprobs is not None else []
+        starts = []
+        for choice in choices:
+            identity = SequenceId(self._next_sequence)
+            self._next_sequence += 1
+            sequence = OpenSequence(identity, request, choice)
+            request.sequences[identity] = sequence
+            self._sequences[identity] = sequence
+            starts.append(
+                SequenceStart(identity, prompt.tokens, len(prompt.tokens), choice.sampling)
+            )
+        if starts:
+            self._scheduler.add(SequenceGroup(tuple(starts), choices[0].max_new_tokens))
+
+    def _commit(self, result: StepResult) -> list[SampledToken]:
+        """Book a step's tokens; return those that count, for their text to be read later."""
+        stopped = {
+            sample.sequence: FinishReason.STOP if sample.error is None else FinishReason.ERROR
+            for sample in result.sampled
+            if (sequence := self._sequences.get(sample.sequence)) is not None
+            and (sample.error is not None or sequence.is_ended_by(sample.token))
+        }
+        committed = self._scheduler.commit(result, stopped)
+        if committed is None:
+            return []
+        self._totals.steps += 1
+        self._metrics.steps.inc()
+        if result.sampled:
+            self._metrics.lane_rows.observe(len(result.sampled))
+        for identity, position, logprobs in result.prompt_logprobs:
+            sequence = self._sequences.get(identity)
+            if sequence is not None:
+                sequence.request.set_prompt_logprobs(
+                    sequence.choice.prompt_index, position, logprobs
+                )
+        accepted = [item for item in result.sampled if item.sequence in committed.accepted]
+        for sample in accepted:
+            self._sequences[sample.sequence].num_generated += 1
+        return accepted
+
+    def _revert(self, event: _Failed) -> None:
+        """A step failed: for now nothing is tried again, and the run ends with the reason."""
+        self._fail(event.error)
+        raise event.error
+
+    def _plan(self) -> None:
+        for plan in self._scheduler.plan():
+            self._send_step(plan, self._scheduler.prefill_first)
+
+    def _read_text(self, sampled: Iterable[SampledToken]) -> None:
+        aborted: list[SequenceId] = []
+        for sample in sampled:
+            sequence = self._sequences.get(sample.sequence)
+            if sequence is None:
+                continue
+            request = sequence.request
+            if sample.error is not None:
+                self._finish(request, InvariantBroken(sample.error))
+                continue
+            self._count(request, sequence)
+            if sequence.choice.max_new_tokens == 0:
+                sequence.is_scored = True
+            elif sequence.assembler.push(sample.token, sample.logprobs) is None:
+                continue
+            aborted.append(sample.sequence)
+            if request.is_finished:
+                self._finish(request)
+        self._scheduler.abort(aborted)
+
+    def _count(self, request: OpenRequest, sequence: OpenSequence) -> None:
+        prompt_index = sequence.choice.prompt_index
+        if prompt_index not in request.counted_prompts:
+            request.counted_prompts.add(prompt_index)
+            num_tokens = len(request.parsed.prompts[prompt_index].tokens)
+            self._totals.tokens_in += num_tokens
+            self._metrics.tokens_in.inc(num_tokens)
+        if sequence.choice.max_new_tokens:
+            self._totals.tokens_out += 1
+            self._metrics.tokens_out.inc()
+
+    def _finish(self, request: OpenRequest, error: GlinthawkError | None = None) -> None:
+        self._close(request.key)
+        choices = () if error is not None else request.build_results()
+        self._on_done(Completion(request.key, request.parsed, choices, error))
+
+    def _close(self, key: Hashable) -> None:
+        request = self._requests.pop(key, None)
+        if request is None:
+            return
+        self._scheduler.abort(list(request.sequences))
+        for identity in request.sequences:
+            self._sequences.pop(identity, None)
+
+    def _refresh_stats(self) -> None:
+        now = self._clock()
+        if now < self._stats_due:
+            return
+        self._stats_due = now + STATS_INTERVAL_S
+        stats = self._scheduler.stats()
+        stranded = self._scheduler.stranded()
+        if stranded:
+            raise PeerUnavailable(
+                f"{len(stranded)} sequences fit on no attention worker that is left"
+            )
+        self._metrics.kv_used_bytes.set(stats.kv_used_bytes)
+        self._metrics.kv_demanded_bytes.set(stats.kv_demanded_bytes)
+        self._metrics.kv_capacity_bytes.set(stats.kv_capacity_bytes)
+        self._metrics.queue_depth.set(stats.num_waiting)
+        self.stats = EngineStats(
+            tokens_in=self._totals.tokens_in,
+            tokens_out=self._totals.tokens_out,
+            steps=self._totals.steps,
+            num_open_requests=len(self._requests),
+            scheduler=stats,
+        )

@@ -1,0 +1,299 @@
+"""Requests at the door: from a line of a batch file to frozen, fully checked data.
+
+Everything that can be refused without running the model is refused here, by the name of the
+field at fault, so that the engine behind never meets a request it cannot compute. This module
+knows text, tokens and limits; it knows no scheduler, no worker and no file.
+
+    bytes --parse_line--> BatchLine --parse_request--> ParsedRequest --> engine
+                `-------> RefusedLine      `-- raises InvalidRequest
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any, NoReturn
+
+from glinthawk.core.sampling import SamplingParams
+from glinthawk.errors import InvalidRequest
+from glinthawk.gateway.fields import Fields, check_text, shown
+from glinthawk.gateway.neutral_fields import refuse_unsupported
+from glinthawk.gateway.prompts import Prompt, Tokenizer, parse_messages, parse_prompts
+from glinthawk.gateway.sampling_fields import (
+    parse_num_logprobs,
+    parse_sampling,
+    parse_stop,
+    parse_stop_token_ids,
+)
+
+MAX_CHOICES = 128
+"""Most choices (`n`) of one prompt."""
+
+DEFAULT_COMPLETION_TOKENS = 16
+"""Tokens that /v1/completions generates when the body does not say, as OpenAI has it."""
+
+_SEED_MASK = (1 << 63) - 1
+_MAX_TOKENS = (1 << 31) - 1
+
+
+class Endpoint(StrEnum):
+    """The URL of a request, which decides the form of its body and of its answer."""
+
+    CHAT = "/v1/chat/completions"
+    COMPLETIONS = "/v1/completions"
+
+
+@dataclass(frozen=True)
+class ModelContext:
+    """What parsing must know of the model.
+
+    max_sequence_length: prompt and generated tokens together. stop_token_ids: the model's own
+    end tokens.
+    """
+
+    tokenizer: Tokenizer
+    max_sequence_length: int
+    stop_token_ids: frozenset[int]
+
+
+@dataclass(frozen=True)
+class BatchLine:
+    """One well-formed line of a batch file; its body is not yet looked at."""
+
+    line_number: int
+    custom_id: str
+    endpoint: Endpoint
+    body: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RefusedLine:
+    """A line that is no request. custom_id is None where the line has none of its own."""
+
+    line_number: int
+    custom_id: str | None
+    message: str
+    param: str | None = None
+
+
+@dataclass(frozen=True)
+class ChoiceRequest:
+    """One sequence to generate. index: its place in the answer, prompt by prompt."""
+
+    index: int
+    prompt_index: int
+    max_new_tokens: int
+    sampling: SamplingParams
+
+
+@dataclass(frozen=True)
+class ParsedRequest:
+    """A request whose every field was checked.
+
+    choices: `n` for each prompt, ordered by index; the choices of one prompt share its tokens.
+    A choice with max_new_tokens 0 is only echoed: it wants prompt logprobs at most.
+    model: echoed in the answer, not compared.
+    """
+
+    endpoint: Endpoint
+    model: str
+    prompts: tuple[Prompt, ...]
+    n: int
+    choices: tuple[ChoiceRequest, ...]
+    stop: tuple[str, ...] = ()
+    echo: bool = False
+    num_logprobs: int | None = None
+    return_token_ids: bool = False
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Tokens of all prompts, each counted once whatever n is."""
+        return sum(len(prompt.tokens) for prompt in self.prompts)
+
+
+def derive_seed(run_seed: int, custom_id: str) -> int:
+    """Return the seed, below 2**63, of a request that brings none: stable across restarts."""
+    digest = hashlib.sha256(f"{run_seed}\n{custom_id}".encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "little") & _SEED_MASK
+
+
+def parse_line(line: bytes, line_number: int) -> BatchLine | RefusedLine:
+    """Read one line of a batch file, without its line end."""
+
+    def refuse(message: str, custom_id: str | None = None, param: str | None = None) -> RefusedLine:
+        return RefusedLine(line_number, custom_id, f"line {line_number}: {message}", param)
+
+    try:
+        document = _load_json(line)
+    except ValueError as error:
+        return refuse(str(error))
+    if not isinstance(document, dict):
+        return refuse(f"a JSON object is expected, not {type(document).__name__}")
+    custom_id = document.get("custom_id")
+    if not isinstance(custom_id, str) or not custom_id:
+        return refuse("custom_id must be a string that is not empty", param="custom_id")
+    method = document.get("method")
+    if method != "POST":
+        return refuse(f"method must be 'POST', not {shown(method)}", custom_id, "method")
+    url = document.get("url")
+    if url not in tuple(Endpoint):
+        urls = " or ".join(repr(str(endpoint)) for endpoint in Endpoint)
+        return refuse(f"url must be {urls}, not {shown(url)}", custom_id, "url")
+    body = document.get("body")
+    if not isinstance(body, dict):
+        return refuse("body must be a JSON object", custom_id, "body")
+    return BatchLine(line_number, custom_id, Endpoint(url), body)
+
+
+def parse_request(line: BatchLine, model: ModelContext, *, run_seed: int) -> ParsedRequest:
+    """Check the body of `line`; without a seed of its own it gets one from its custom_id.
+
+    Raises:
+        InvalidRequest: a field is wrong, out of range or not supported; param names it.
+    """
+    default_seed = derive_seed(run_seed, line.custom_id)
+    return parse_body(line.endpoint, line.body, model, default_seed=default_seed)
+
+
+def parse_body(
+    url: Endpoint, body: Mapping[str, Any], model: ModelContext, *, default_seed: int
+) -> ParsedRequest:
+    """Check the body of a request to `url`.
+
+    Raises:
+        InvalidRequest: a field is wrong, out of range or not supported; param names it.
+    """
+    is_chat = url is Endpoint.CHAT
+    refuse_unsupported(body, is_chat=is_chat)
+    fields = Fields(body)
+    n = fields.integer("n", low=1, high=MAX_CHOICES) or 1
+    echo = not is_chat and fields.boolean("echo")
+    num_logprobs = parse_num_logprobs(fields, is_chat=is_chat)
+    stop = parse_stop(fields)
+    sampling = replace(
+        parse_sampling(fields, default_seed=default_seed),
+        stop_token_ids=_collect_stop_tokens(fields, model),
+        num_logprobs=num_logprobs,
+        num_prompt_logprobs=num_logprobs if echo else None,
+    )
+    max_tokens = _parse_max_tokens(fields, can_be_zero=echo)
+    min_tokens = fields.integer("min_tokens", low=0, high=_MAX_TOKENS) or 0
+    if is_chat:
+        prompts: tuple[Prompt, ...] = (parse_messages(fields, model.tokenizer),)
+    else:
+        prompts = parse_prompts(fields, model.tokenizer)
+        if max_tokens is None:
+            max_tokens = _Limit(DEFAULT_COMPLETION_TOKENS, None)
+    lengths = [_fit(prompt, max_tokens, model.max_sequence_length) for prompt in prompts]
+    _check_min_tokens(min_tokens, lengths)
+    return ParsedRequest(
+        endpoint=url,
+        model=check_text(body["model"], "model") if fields.has("model") else "",
+        prompts=prompts,
+        n=n,
+        choices=_build_choices(lengths, n, replace(sampling, min_tokens=min_tokens)),
+        stop=stop,
+        echo=echo,
+        num_logprobs=num_logprobs,
+        return_token_ids=fields.boolean("return_token_ids"),
+    )
+
+
+@dataclass(frozen=True)
+class _Limit:
+    """How many tokens may be generated. param: the field that says so, None for a default."""
+
+    num_tokens: int
+    param: str | None
+
+
+def _collect_stop_tokens(fields: Fields, model: ModelContext) -> frozenset[int]:
+    """Return every token that ends a choice; ignore_eos leaves out the model's own."""
+    tokens = parse_stop_token_ids(fields, model.tokenizer.vocab_size)
+    return tokens if fields.boolean("ignore_eos") else tokens | model.stop_token_ids
+
+
+def _parse_max_tokens(fields: Fields, *, can_be_zero: bool) -> _Limit | None:
+    """Return the limit that the body sets; OpenAI has an old and a new name for it."""
+    limits = []
+    for name in ("max_completion_tokens", "max_tokens"):
+        value = fields.integer(name, low=0, high=_MAX_TOKENS)
+        if value == 0 and not can_be_zero:
+            raise InvalidRequest(f"{name} 0 needs echo: true on /v1/completions", param=name)
+        if value is not None:
+            limits.append(_Limit(value, name))
+    if len({limit.num_tokens for limit in limits}) > 1:
+        raise InvalidRequest(
+            f"max_completion_tokens {limits[0].num_tokens} and max_tokens "
+            f"{limits[1].num_tokens} differ; set one of them",
+            param="max_tokens",
+        )
+    return limits[0] if limits else None
+
+
+def _fit(prompt: Prompt, limit: _Limit | None, max_sequence_length: int) -> int:
+    """Return how many tokens may follow `prompt`.
+
+    A limit that the caller set must fit whole; a default is cut to what the model has left.
+    """
+    length = len(prompt.tokens)
+    room = max_sequence_length - length
+    if limit is not None and limit.param is not None:
+        if limit.num_tokens > room:
+            raise InvalidRequest(
+                f"a prompt of {length} tokens and {limit.param} {limit.num_tokens} make "
+                f"{length + limit.num_tokens} tokens; the longest sequence is "
+                f"{max_sequence_length}. Shorten the prompt or lower {limit.param}",
+                param=limit.param,
+            )
+        return limit.num_tokens
+    if room < 1:
+        raise InvalidRequest(
+            f"a prompt of {length} tokens leaves no room to generate; the longest sequence is "
+            f"{max_sequence_length} tokens. Shorten the prompt",
+            param="messages" if limit is None else "prompt",
+        )
+    return room if limit is None else min(room, limit.num_tokens)
+
+
+def _check_min_tokens(min_tokens: int, lengths: list[int]) -> None:
+    """Refuse min_tokens that the limit, or the room after a prompt, does not allow."""
+    if min_tokens > min(lengths):
+        raise InvalidRequest(
+            f"min_tokens {min_tokens} is more than the {min(lengths)} tokens that may be "
+            "generated; lower it or raise max_tokens",
+            param="min_tokens",
+        )
+
+
+def _build_choices(
+    lengths: list[int], n: int, sampling: SamplingParams
+) -> tuple[ChoiceRequest, ...]:
+    """Return the choices of all prompts; each draws from noise of its own."""
+    return tuple(
+        ChoiceRequest(
+            index=prompt_index * n + choice,
+            prompt_index=prompt_index,
+            max_new_tokens=max_new_tokens,
+            sampling=replace(sampling, choice=prompt_index * n + choice),
+        )
+        for prompt_index, max_new_tokens in enumerate(lengths)
+        for choice in range(n)
+    )
+
+
+def _load_json(line: bytes) -> Any:
+    """Return the JSON value of `line`; a ValueError says in words what is wrong with it."""
+    try:
+        return json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 at byte {error.start}") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"no JSON: {error.msg} at character {error.pos}") from error
+    except RecursionError as error:
+        raise ValueError("no JSON that can be read: nested too deeply") from error
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"no JSON: {name} is not a number of JSON")

@@ -1,0 +1,91 @@
+"""What goes into the scheduler and what comes out of it, besides steps."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from glinthawk.core.ids import LaneId, SequenceId
+from glinthawk.core.step import SequenceStart, StepKind
+from glinthawk.errors import InvalidRequest
+
+
+class FinishReason(Enum):
+    """Why a sequence ended; the values are OpenAI's where it has one."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    ERROR = "error"
+
+
+@dataclass(frozen=True)
+class SequenceGroup:
+    """The `n` choices of one prompt.
+
+    starts: one for each choice, all with the same prompt. They may already have generated
+        tokens (a job resumed), each its own.
+    max_new_tokens: generated tokens of each choice, those in `starts` included. 0 prefills the
+        prompt for its logprobs; the token sampled then is reported and is to be ignored.
+    expected_new_tokens: how many tokens are expected, when the caller knows better than the
+        mean of the sequences that ended so far (say, because end tokens are ignored).
+    """
+
+    starts: tuple[SequenceStart, ...]
+    max_new_tokens: int
+    expected_new_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.starts:
+            raise InvalidRequest("a request has no choices; ask for at least one", param="n")
+        first = self.starts[0]
+        if first.prompt_tokens < 1:
+            raise InvalidRequest("the prompt has no tokens; give at least one", param="prompt")
+        if self.max_new_tokens < 0:
+            raise InvalidRequest(
+                f"max_tokens is {self.max_new_tokens}; use 0 or more", param="max_tokens"
+            )
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of prompt and output of one choice, at most."""
+        return self.starts[0].prompt_tokens + max(1, self.max_new_tokens)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A sequence that ended in this commit. num_generated counts its tokens since the prompt."""
+
+    sequence: SequenceId
+    reason: FinishReason
+    num_generated: int
+
+
+@dataclass(frozen=True)
+class Committed:
+    """What a commit did.
+
+    accepted: sequences whose sampled token now counts. A token of `StepResult.sampled` whose
+        sequence is not here (aborted, failed, or set back meanwhile) must be thrown away.
+    finished: sequences that ended, by the caller's word, by length, or by a failed row.
+    """
+
+    lane: LaneId
+    step: int
+    kind: StepKind
+    accepted: frozenset[SequenceId]
+    finished: tuple[Finished, ...]
+
+
+@dataclass(frozen=True)
+class SchedulerStats:
+    """Counts for metrics. KV bytes are those of `design.md`: held now, wanted by running and
+    admissible waiting sequences, there in all workers."""
+
+    num_waiting: int
+    num_prefilling: int
+    num_decoding: int
+    lane_rows: tuple[int, ...]
+    steps_in_flight: int
+    num_set_back: int
+    recomputed_tokens: int
+    kv_used_bytes: int
+    kv_demanded_bytes: int
+    kv_capacity_bytes: int

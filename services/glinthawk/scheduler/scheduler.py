@@ -1,0 +1,206 @@
+"""The scheduler that the gateway's engine drives: one object, no clock, no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from glinthawk.core.ids import LaneId, SequenceId
+from glinthawk.core.step import SequenceStart, StepPlan, StepResult
+from glinthawk.errors import InvalidRequest, NotFound
+from glinthawk.scheduler.accounts import build_stats, verify
+from glinthawk.scheduler.books import Books
+from glinthawk.scheduler.commit import commit_step, revert_step
+from glinthawk.scheduler.compose import compose_decode, compose_prefill, compose_release
+from glinthawk.scheduler.config import SchedulerConfig
+from glinthawk.scheduler.data import Committed, FinishReason, SchedulerStats, SequenceGroup
+from glinthawk.scheduler.decode import plan_decode
+from glinthawk.scheduler.prefill import can_admit, could_hold, plan_prefill
+from glinthawk.scheduler.sequence import Group, Phase, Sequence
+from glinthawk.scheduler.worker import WorkerState
+
+_SHORT_OF_SEQUENCES = 0.9
+"""Lanes below this share of the sequences they could have are to be filled first."""
+
+
+class Scheduler:
+    """Admits, places and composes sequences. See the package for how it is driven."""
+
+    def __init__(self, config: SchedulerConfig) -> None:
+        self.config = config
+        self._books = Books(config)
+
+    def add_worker(self, name: str, kv_bytes: int) -> None:
+        """Take a worker with `kv_bytes` of KV memory into use."""
+        worker = WorkerState(name, kv_bytes, self.config.geometry)
+        if name in self._books.workers:
+            raise InvalidRequest(f"attention worker {name!r} is there already; remove it first")
+        if worker.capacity < 1:
+            raise InvalidRequest(
+                f"attention worker {name!r} offers {kv_bytes} bytes of KV memory, less than one "
+                f"page of {self.config.geometry.page_bytes} bytes; give it more"
+            )
+        self._books.workers[name] = worker
+
+    def remove_worker(self, name: str) -> tuple[SequenceId, ...]:
+        """Forget a worker; its sequences wait again, its steps in flight are void.
+
+        Returns the sequences that will be recomputed."""
+        return self._books.forget_worker(self._worker(name))
+
+    def set_accepting(self, name: str, accepting: bool) -> None:
+        """Say whether new sequences may be placed on a worker (False drains it)."""
+        self._worker(name).accepting = accepting
+
+    def set_num_lanes(self, num_lanes: int) -> None:
+        """Change the number of lanes wanted in flight (after timings were measured)."""
+        self._books.num_lanes = max(2, num_lanes)
+
+    def largest_possible(self) -> int | None:
+        """Return the tokens of the longest sequence that could ever be held; None while there
+        is no worker to say so."""
+        if not self._books.workers:
+            return None
+        pages = max(worker.capacity for worker in self._books.workers.values())
+        return min(self.config.max_sequence_length, pages * self.config.geometry.page_tokens)
+
+    def fits_ever(self, num_tokens: int) -> bool:
+        """Tell whether a sequence of `num_tokens` (prompt and output) could ever be held."""
+        largest = self.largest_possible()
+        return num_tokens <= (self.config.max_sequence_length if largest is None else largest)
+
+    def stranded(self) -> tuple[SequenceId, ...]:
+        """Return unfinished sequences that no present worker could hold (after a worker left)."""
+        workers = self._books.workers.values()
+        return tuple(
+            sequence.id
+            for sequence in self._books.sequences.values()
+            if not any(could_hold(worker, sequence) for worker in workers)
+        )
+
+    def add(self, group: SequenceGroup) -> None:
+        """Queue a request. Raises InvalidRequest, with both sizes, when it can never fit."""
+        if not self.fits_ever(group.num_tokens):
+            largest = self.largest_possible()
+            raise InvalidRequest(
+                f"the request needs {group.num_tokens} tokens (prompt "
+                f"{group.starts[0].prompt_tokens}, output {group.max_new_tokens}); at most "
+                f"{self.config.max_sequence_length if largest is None else largest} fit. "
+                "Shorten the prompt or lower max_tokens",
+                param="max_tokens",
+            )
+        self._check_starts(group)
+        record = Group(
+            group.starts[0].prompt_tokens, group.max_new_tokens, group.expected_new_tokens
+        )
+        for number, start in enumerate(group.starts):
+            self._add_choice(record, start, is_lead=number == 0)
+
+    def abort(self, sequences: Iterable[SequenceId]) -> None:
+        """End sequences now (cancelled, or a stop string was found); unknown ids are ignored.
+
+        They are not reported as finished. One in flight ends when its step is back."""
+        for identity in sequences:
+            sequence = self._books.sequences.get(identity)
+            if sequence is None or sequence.doomed is not None:
+                continue
+            if sequence.busy:
+                sequence.doomed = FinishReason.STOP
+                if sequence.lane is not None:
+                    sequence.lane.doomed.append(sequence)
+            else:
+                self._books.end(sequence, FinishReason.STOP)
+
+    def plan(self) -> list[StepPlan]:
+        """Return all steps that may start now; they count as in flight from here on."""
+        books = self._books
+        plans: list[StepPlan] = []
+        for worker in books.workers.values():
+            for decode in plan_decode(books, worker):
+                plans.append(compose_decode(books, worker, decode))
+        for worker, chunks in plan_prefill(books):
+            plans.append(compose_prefill(books, worker, chunks))
+        for worker in books.workers.values():
+            if worker.releases and worker.steps_flying == 0:
+                plans.append(compose_release(books, worker))
+        return plans
+
+    def commit(
+        self, result: StepResult, finished: Mapping[SequenceId, FinishReason] | None = None
+    ) -> Committed | None:
+        """Take in a step's result; None when the step is not known (its worker was removed).
+
+        `finished`: sequences that end with their sampled token, by the caller's judgement."""
+        return commit_step(self._books, result, finished or {})
+
+    def revert(self, lane: LaneId, step: int, *, recompute: bool = False) -> None:
+        """Undo a step that its worker refused (nothing changed there).
+
+        With `recompute` its sequences are prefilled again (the worker lost their state)."""
+        revert_step(self._books, lane, step, recompute=recompute)
+
+    @property
+    def prefill_first(self) -> bool:
+        """Whether lanes are > 10% short of sequences that could join: the hint for stages."""
+        books = self._books
+        workers = books.workers.values()
+        rows = sum(lane.size for worker in workers for lane in worker.lanes)
+        coming = sum(len(worker.prefilling) for worker in workers)
+        head = next(iter(books.queue), None)
+        if head is not None:
+            pages = books.config.geometry.num_pages(len(head.tokens))
+            room = sum(w.free // pages for w in workers if can_admit(books, w, head))
+            coming += min(len(books.queue), room)
+        capacity = books.rows_per_worker * len(workers)
+        return rows < _SHORT_OF_SEQUENCES * min(capacity, rows + coming)
+
+    def has_work(self) -> bool:
+        """Tell whether any sequence is unfinished."""
+        return bool(self._books.sequences)
+
+    def stats(self) -> SchedulerStats:
+        """Return counts for metrics. O(sequences): call it seconds apart."""
+        return build_stats(self._books)
+
+    def check_integrity(self) -> None:
+        """Raise InvariantBroken when the books do not agree with each other. O(sequences)."""
+        verify(self._books)
+
+    def _worker(self, name: str) -> WorkerState:
+        worker = self._books.workers.get(name)
+        if worker is None:
+            known = ", ".join(self._books.workers) or "none"
+            raise NotFound(f"there is no attention worker {name!r}; known are {known}")
+        return worker
+
+    def _check_starts(self, group: SequenceGroup) -> None:
+        first = group.starts[0]
+        prompt = first.tokens[: first.prompt_tokens]
+        seen: set[SequenceId] = set()
+        for start in group.starts:
+            if start.sequence in self._books.sequences or start.sequence in seen:
+                raise InvalidRequest(f"sequence {start.sequence} was added already")
+            seen.add(start.sequence)
+            if start.tokens[: start.prompt_tokens] != prompt:
+                raise InvalidRequest(f"sequence {start.sequence} has a prompt of its own")
+            if len(start.tokens) >= group.num_tokens:
+                raise InvalidRequest(
+                    f"sequence {start.sequence} has {len(start.tokens)} tokens of "
+                    f"{group.num_tokens}; it is finished already"
+                )
+
+    def _add_choice(self, group: Group, start: SequenceStart, *, is_lead: bool) -> None:
+        sequence = Sequence(
+            start=start,
+            group=group,
+            order=self._books.next_order(),
+            tokens=list(start.tokens),
+            limit=group.prompt_tokens + max(1, group.max_new_tokens),
+        )
+        group.members.append(sequence)
+        self._books.sequences[sequence.id] = sequence
+        has_output = sequence.num_generated > 0
+        if is_lead or has_output or group.fork_tokens == 0:
+            self._books.queue.append(sequence)
+        else:
+            sequence.phase = Phase.PENDING
+            group.pending.append(sequence)

@@ -1,0 +1,78 @@
+"""Draws tokens from logits that are final but for temperature and filters.
+
+Gumbel-max: the token with the best logit / temperature + noise is a draw from the softmax. In
+float64, so that no two scores are equal by rounding.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from glinthawk.stage.filters import best_by_probability, best_k, keep_top_p
+from glinthawk.stage.noise import gumbel, noise_keys, token_counters
+from glinthawk.stage.parameters import Method
+
+_CHUNK_ELEMENTS = 1 << 17
+"""Scores of a whole vocabulary that a CPU works on at once: what its caches hold."""
+
+
+def draw_tokens(
+    logits: torch.Tensor,
+    method: Method,
+    parameters: npt.NDArray[Any],
+    positions: npt.NDArray[np.int64],
+) -> npt.NDArray[np.int64]:
+    """Return the chosen token of each row of float32 `logits` [n, vocabulary].
+
+    parameters: rows of a `ParameterTable`, all of `method`. positions: [n], where the tokens
+    will stand.
+    """
+    if method is Method.GREEDY:
+        tokens = logits.argmax(dim=1)
+    else:
+        keys = noise_keys(
+            parameters["seed"], parameters["choice"], positions.astype(np.uint64)
+        )
+        keys_there = torch.from_numpy(keys).to(logits.device)
+        if method is Method.PLAIN:
+            tokens = _draw_plain(logits, _column(parameters, "temperature", logits), keys_there)
+        else:
+            tokens = _draw_filtered(logits, method, parameters, keys_there)
+    return np.asarray(tokens.cpu().numpy(), dtype=np.int64)
+
+
+def _draw_plain(
+    logits: torch.Tensor, temperature: torch.Tensor, keys: torch.Tensor
+) -> torch.Tensor:
+    rows, vocab_size = logits.shape
+    counters = token_counters(torch.arange(vocab_size, device=logits.device))
+    chunk = rows if logits.is_cuda else max(1, _CHUNK_ELEMENTS // vocab_size)
+    tokens = torch.empty(rows, dtype=torch.int64, device=logits.device)
+    for first in range(0, rows, chunk):
+        part = slice(first, first + chunk)
+        scores = gumbel(keys[part], counters).add_(logits[part] / temperature[part])
+        torch.argmax(scores, dim=1, out=tokens[part])
+    return tokens
+
+
+def _draw_filtered(
+    logits: torch.Tensor, method: Method, parameters: npt.NDArray[Any], keys: torch.Tensor
+) -> torch.Tensor:
+    temperature = _column(parameters, "temperature", logits)
+    min_p, top_p = _column(parameters, "min_p", logits), _column(parameters, "top_p", logits)
+    if method is Method.TOP_K:
+        candidates = best_k(logits, temperature, min_p, _column(parameters, "top_k", logits))
+    else:
+        candidates = best_by_probability(logits, temperature, min_p, top_p)
+    is_kept = keep_top_p(candidates, top_p)
+    scores = gumbel(keys, token_counters(candidates.tokens)).add_(candidates.scores)
+    best = scores.masked_fill_(~is_kept, -torch.inf).argmax(dim=1, keepdim=True)
+    return candidates.tokens.gather(1, best)[:, 0]
+
+
+def _column(parameters: npt.NDArray[Any], name: str, logits: torch.Tensor) -> torch.Tensor:
+    """Return a column of the parameters as [n, 1] on the logits' device."""
+    column = np.ascontiguousarray(parameters[name])
+    return torch.from_numpy(column).to(logits.device)[:, None]

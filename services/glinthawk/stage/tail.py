@@ -1,0 +1,96 @@
+"""What only the last stage does: logits, sampling, logprobs of prompts."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+from glinthawk.core.ids import SequenceId
+from glinthawk.core.step import SampledToken, StepKind, StepPlan, StepResult, TokenLogprobs
+from glinthawk.stage.runner import SegmentRunner
+from glinthawk.stage.sampler import Sampler, prompt_logprobs
+from glinthawk.stage.work import Passage
+
+LOGIT_ROWS = 256
+"""Rows of a prompt whose logits are in memory at once."""
+
+PromptLogprobs = tuple[SequenceId, int, TokenLogprobs]
+
+
+class Tail:
+    """Turns the residual of steps that are through all layers into their results."""
+
+    def __init__(self, runner: SegmentRunner, sampler: Sampler) -> None:
+        self._runner = runner
+        self._sampler = sampler
+
+    def finish(self, passages: Sequence[Passage]) -> list[StepResult]:
+        """Return the result of each step. All are of one kind; decode steps sample together."""
+        for passage in passages:
+            self._sampler.forget(passage.plan.releases)
+            for start in passage.plan.registrations:
+                self._sampler.register(start)
+        rows = [np.flatnonzero(passage.plan.samples) for passage in passages]
+        sampled = iter(self._sample(passages, rows))
+        return [
+            StepResult(
+                lane=passage.plan.lane,
+                step=passage.plan.step,
+                sampled=tuple(next(sampled) for _ in chosen),
+                prompt_logprobs=tuple(self._prompt_logprobs(passage)),
+            )
+            for passage, chosen in zip(passages, rows, strict=True)
+        ]
+
+    def _sample(
+        self, passages: Sequence[Passage], rows: Sequence[np.ndarray[tuple[int], np.dtype[np.intp]]]
+    ) -> list[SampledToken]:
+        sequences: list[SequenceId] = []
+        positions: list[int] = []
+        residuals: list[torch.Tensor] = []
+        for passage, chosen in zip(passages, rows, strict=True):
+            plan = passage.plan
+            if not len(chosen):
+                continue
+            lasts = np.cumsum(plan.counts.astype(np.int64))[chosen] - 1
+            sequences += [SequenceId(item) for item in plan.sequences[chosen].tolist()]
+            positions += (plan.starts.astype(np.int64) + plan.counts)[chosen].tolist()
+            every_row = len(lasts) == plan.num_rows
+            residuals.append(
+                passage.residual
+                if every_row
+                else passage.residual[torch.from_numpy(lasts).to(self._runner.device)]
+            )
+        if not sequences:
+            return []
+        residual = torch.cat(residuals) if len(residuals) > 1 else residuals[0]
+        return self._sampler.sample(sequences, positions, self._runner.logits(residual))
+
+    def _prompt_logprobs(self, passage: Passage) -> Iterator[PromptLogprobs]:
+        plan = passage.plan
+        if plan.kind is not StepKind.PREFILL:
+            return
+        ends = np.cumsum(plan.counts.astype(np.int64))
+        for index, end in enumerate(ends.tolist()):
+            sequence = SequenceId(int(plan.sequences[index]))
+            start = self._sampler.start_of(sequence)
+            if start.sampling.num_prompt_logprobs is not None:
+                first_row = end - int(plan.counts[index])
+                residual = passage.residual[first_row:end]
+                yield from self._score_prompt(plan, index, residual)
+
+    def _score_prompt(
+        self, plan: StepPlan, index: int, residual: torch.Tensor
+    ) -> Iterator[PromptLogprobs]:
+        """Yield the logprobs of the prompt's tokens that this step's rows predict."""
+        sequence = SequenceId(int(plan.sequences[index]))
+        start = self._sampler.start_of(sequence)
+        first = int(plan.starts[index]) + 1
+        targets = start.tokens[first : min(first + len(residual), start.prompt_tokens)]
+        num_top = start.sampling.num_prompt_logprobs or 0
+        for offset in range(0, len(targets), LOGIT_ROWS):
+            part = targets[offset : offset + LOGIT_ROWS]
+            logits = self._runner.logits(residual[offset : offset + len(part)])
+            scored = prompt_logprobs(logits, part, num_top)
+            for position, logprobs in enumerate(scored, start=first + offset):
+                yield sequence, position, logprobs

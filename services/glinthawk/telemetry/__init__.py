@@ -1,0 +1,1 @@
+"""Logs and metrics: what a process tells of itself. Prompts and tokens never appear here."""

@@ -1,0 +1,19 @@
+"""Types for the generated gRPC code, which has none."""
+
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+
+from glinthawk.wire.proto import control_pb2_grpc, data_pb2_grpc, membership_pb2_grpc
+
+_Stub = Callable[[grpc.Channel], Any]
+_Register = Callable[[Any, grpc.Server], None]
+
+control_stub: _Stub = control_pb2_grpc.ControlStub
+data_stub: _Stub = data_pb2_grpc.DataStub
+membership_stub: _Stub = membership_pb2_grpc.MembershipStub
+
+register_control: _Register = control_pb2_grpc.add_ControlServicer_to_server
+register_data: _Register = data_pb2_grpc.add_DataServicer_to_server
+register_membership: _Register = membership_pb2_grpc.add_MembershipServicer_to_server
