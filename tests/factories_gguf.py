@@ -7,6 +7,8 @@ from typing import Any
 import gguf
 import numpy as np
 import numpy.typing as npt
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 _OUTER = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
 _INNER = {
@@ -77,6 +79,41 @@ def gguf_name(name: str) -> str:
         return f"{_OUTER[stem]}.{suffix}"
     layer, inner = stem.removeprefix("model.layers.").split(".", 1)
     return f"blk.{layer}.{_INNER[inner]}.{suffix}"
+
+
+def build_reference_from_gguf(path: Path) -> Any:
+    """Return a float32 transformers model of a GGUF file of the llama architecture.
+
+    transformers' own loader needs the accelerate package; this goes by `gguf.GGUFReader` alone,
+    and shares no code with Glinthawk's loader.
+    """
+    reader = gguf.GGUFReader(path)
+    fields = {name: field.contents() for name, field in reader.fields.items()}
+    config = LlamaConfig(
+        vocab_size=fields["llama.vocab_size"],
+        hidden_size=fields["llama.embedding_length"],
+        intermediate_size=fields["llama.feed_forward_length"],
+        num_hidden_layers=fields["llama.block_count"],
+        num_attention_heads=fields["llama.attention.head_count"],
+        num_key_value_heads=fields["llama.attention.head_count_kv"],
+        max_position_embeddings=fields["llama.context_length"],
+        rms_norm_eps=fields["llama.attention.layer_norm_rms_epsilon"],
+        rope_parameters={"rope_type": "default", "rope_theta": fields["llama.rope.freq_base"]},
+        bos_token_id=fields["tokenizer.ggml.bos_token_id"],
+        eos_token_id=fields["tokenizer.ggml.eos_token_id"],
+        pad_token_id=fields["tokenizer.ggml.padding_token_id"],
+        tie_word_embeddings=True,
+    )
+    stored = {t.name: gguf.quants.dequantize(t.data, t.tensor_type) for t in reader.tensors}
+    model = LlamaForCausalLM(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            values = stored[gguf_name(name)]
+            if "q_proj" in name or "k_proj" in name:
+                pairs = values.reshape(-1, config.head_dim // 2, 2, values.shape[-1])
+                values = pairs.swapaxes(1, 2).reshape(values.shape)
+            parameter.copy_(torch.from_numpy(np.array(values)))
+    return model.eval()
 
 
 def _write_shape(writer: gguf.GGUFWriter, config: Any) -> None:

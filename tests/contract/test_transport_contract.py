@@ -1,8 +1,10 @@
 """One suite over every transport: what `Connection` promises."""
 
-import itertools
+import os
 import queue
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -207,10 +209,11 @@ def test_close_wakes_a_sender_whose_peer_does_not_read(pair: Pair) -> None:
     failures: queue.Queue[str] = queue.Queue()
 
     def send_until_closed() -> None:
-        with pytest.raises(PeerUnavailable) as caught:
-            for _ in itertools.count():
+        try:
+            while True:
                 pair.near.send(FrameHeader(FrameKind.STORE), bytes(8 << 20))
-        failures.put(str(caught.value))
+        except PeerUnavailable as error:
+            failures.put(str(error))
 
     run_thread(send_until_closed)
     time.sleep(0.5)
@@ -277,6 +280,43 @@ def test_the_cluster_secret_is_asked_for(transport: str) -> None:
         dial(service.server.address, "dialler", 1, options_for(transport, "right")).close()
     finally:
         service.stop()
+
+
+OTHER_PROCESS = """
+import sys, time
+from glinthawk.wire.data_server import DataServer, DataServerOptions
+from glinthawk.wire.grpc_server import GrpcServer
+
+data = DataServer("victim", lambda connection, hello: time.sleep(600), DataServerOptions())
+server = GrpcServer("127.0.0.1", 0)
+data.attach(server)
+server.start()
+data.start()
+print(server.address, flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_killed_process_is_named_within_seconds(transport: str) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", OTHER_PROCESS],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    ) as process:
+        assert process.stdout is not None
+        try:
+            address = process.stdout.readline().strip()
+            connection = dial(address, "dialler", 1, options_for(transport))
+        finally:
+            process.kill()
+    begin = time.monotonic()
+    with pytest.raises(PeerUnavailable, match="victim"):
+        connection.receive()
+    with pytest.raises(PeerUnavailable, match="victim"):
+        connection.send(FrameHeader(FrameKind.STEP))
+    assert time.monotonic() - begin < 3.0
+    connection.close()
 
 
 def test_stopping_the_server_closes_accepted_connections(pair: Pair, service: Service) -> None:

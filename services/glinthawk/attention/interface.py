@@ -186,19 +186,17 @@ class AttentionBackend(ABC):
             ValueError: there is no such page.
         """
 
-    def decode(self, layer: int, plan: BatchPlan, q: Rows, k: Rows, v: Rows, out: Rows) -> None:
-        """Append row i of k and v as the last token of sequence i, then attend with q.
-
-        The usual decode step in one call, for plans without `starts` and `positions`. The
-        same as `append` at token lengths[i] - 1 and `attend`; a backend may fuse them.
-        """
-        pages, slots = self.last_slots(plan)
-        self.append(layer, pages, slots, k, v)
-        self.attend(layer, plan, q, out)
-
     @abstractmethod
-    def last_slots(self, plan: BatchPlan) -> tuple[Int32s, Int32s]:
-        """Return page and slot of each row's last token (length - 1)."""
+    def decode(self, layer: int, plan: BatchPlan, q: Rows, k: Rows, v: Rows, out: Rows) -> None:
+        """Write row i of k and v as the last token of sequence i, then attend with q.
+
+        The usual decode step in one call: `append` at token lengths[i] - 1, and `attend`. No
+        two sequences of the plan may hold the same last page.
+
+        Raises:
+            ValueError: as `append` and `attend`; or the plan has positions other than
+                lengths - 1, or a row whose range is empty.
+        """
 
     def export_page(self, page: int) -> npt.NDArray[np.uint8]:
         """Return a page's content in a layout that any backend imports.

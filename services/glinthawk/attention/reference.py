@@ -95,16 +95,13 @@ class ReferenceBackend(AttentionBackend):
         lse: npt.NDArray[np.float32] | None = None,
     ) -> None:
         """Attend row by row; see `AttentionBackend.attend`."""
-        g = self.geometry
         own = self._own(plan)
-        check_layer(g, layer)
-        check_rows("q", q, own.num_rows, g.num_query_heads * g.head_dim)
-        check_rows("out", out, own.num_rows, g.num_query_heads * g.head_dim)
-        if lse is not None and (
-            lse.dtype != np.float32 or lse.shape != (own.num_rows, g.num_query_heads)
-        ):
-            raise ValueError(f"lse is {lse.dtype} {lse.shape}, expected float32 of [rows, heads]")
-        window = g.windows[layer]
+        self._check_attend(layer, own, q, out)
+        if lse is not None:
+            check_rows("lse", lse, own.num_rows, self.geometry.num_query_heads)
+            if lse.dtype != np.float32:
+                raise ValueError(f"lse has type {lse.dtype}, not float32")
+        window = self.geometry.windows[layer]
         for row in range(own.num_rows):
             stop, position = int(own.lengths[row]), int(own.positions[row])
             start = int(own.starts[row])
@@ -136,18 +133,29 @@ class ReferenceBackend(AttentionBackend):
         check_index("pages", np.array([source, target], np.int32), 2, self.num_pages)
         self._arena[:, target] = self._arena[:, source]
 
-    def last_slots(self, plan: BatchPlan) -> tuple[Int32s, Int32s]:
-        """Return page and slot of each row's last token."""
+    def decode(self, layer: int, plan: BatchPlan, q: Rows, k: Rows, v: Rows, out: Rows) -> None:
+        """Append, then attend; see `AttentionBackend.decode`."""
         own = self._own(plan)
-        page_tokens = self.geometry.page_tokens
-        if (own.lengths < 1).any():
-            raise ValueError("a sequence of no tokens has no last token")
         last = own.lengths - np.int32(1)
+        if (own.starts > last).any() or (own.positions != last).any():
+            raise ValueError(
+                "decode needs a plan without positions, and at least one token of each sequence"
+            )
+        self._check_attend(layer, own, q, out)
+        page_tokens = np.int32(self.geometry.page_tokens)
         pages = [
             table[token // page_tokens]
             for table, token in zip(own.page_tables, last, strict=True)
         ]
-        return np.array(pages, np.int32), last % np.int32(page_tokens)
+        check_rows("k", k, own.num_rows, self._columns)
+        self.append(layer, np.array(pages, np.int32), last % page_tokens, k, v)
+        self.attend(layer, plan, q, out)
+
+    def _check_attend(self, layer: int, plan: ReferencePlan, q: Rows, out: Rows) -> None:
+        columns = self.geometry.num_query_heads * self.geometry.head_dim
+        check_layer(self.geometry, layer)
+        check_rows("q", q, plan.num_rows, columns)
+        check_rows("out", out, plan.num_rows, columns)
 
     def _own(self, plan: BatchPlan) -> ReferencePlan:
         if not isinstance(plan, ReferencePlan) or plan.owner is not self:

@@ -8,13 +8,14 @@ The main thread reads, tokenizes and writes; the engine has a thread of its own.
 read ahead as keeps the lanes full, never the whole file.
 """
 
+import json
 import queue
 import signal
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from types import FrameType
 
 from prometheus_client import CollectorRegistry
@@ -96,12 +97,15 @@ class _BatchRun:
         self._digest = model_digest(self._files)
         self._tokenizer: Tokenizer = load_tokenizer(self._files)
         self._completions: queue.SimpleQueue[Completion] = queue.SimpleQueue()
-        self._metrics = ServiceMetrics(CollectorRegistry())
+        self._registry = CollectorRegistry()
+        self._metrics = ServiceMetrics(self._registry)
         self._num_open = 0
         self._engine: Engine | None = None
         self._launcher: Launcher | None = None
         self._load_s = 0.0
-        self._run_started_at = self._started_at
+        self._run_s = 0.0
+        self._num_prompt_tokens = 0
+        self._num_generated_tokens = 0
 
     def run(self) -> int:
         config = self._config
@@ -152,7 +156,7 @@ class _BatchRun:
         cluster.attach(server)
         server.start()
         stack.callback(server.stop, 0.2)
-        serve_metrics(self._metrics.registry, host, config.metrics_port)
+        serve_metrics(self._registry, host, config.metrics_port)
         cluster.start()
         if config.listen_address is None:
             self._launcher = Launcher(config, gateway_address=server.address)
@@ -219,10 +223,13 @@ class _BatchRun:
 
     def _answer_all(self) -> None:
         context = ModelContext(
-            self._tokenizer, self._max_sequence_length, frozenset(self._model.eos_token_ids)
+            self._tokenizer,
+            self._max_sequence_length,
+            frozenset(self._model.eos_token_ids),
+            vocab_size=self._model.vocab_size,
         )
         finished = self._output.finished.line_numbers
-        self._run_started_at = time.monotonic()
+        started_at = time.monotonic()
         self._progress = ProgressReporter(self._console, clock=time.monotonic)
         with self._progress:
             for line in read_input(self._config.input, finished=finished):
@@ -231,7 +238,12 @@ class _BatchRun:
                     self._collect()
             while self._num_open > 0:
                 self._collect()
-            self._refresh_numbers()
+            self._run_s = time.monotonic() - started_at
+            self._numbers = replace(
+                self._numbers,
+                num_prompt_tokens=self._num_prompt_tokens,
+                num_generated_tokens=self._num_generated_tokens,
+            )
 
     def _admit(self, line: BatchLine | RefusedLine, context: ModelContext) -> None:
         """Hand a line to the engine, or answer it at once if it cannot run."""
@@ -257,6 +269,7 @@ class _BatchRun:
         for completion in self._take_completions():
             self._num_open -= len(completion.request.choices)
             num_failed += completion.error is not None
+            self._count_tokens(completion)
             lines.append(self._build_line(completion))
         if lines:
             self._write(lines, num_failed=num_failed)
@@ -265,6 +278,12 @@ class _BatchRun:
         self._check_children()
         self._refresh_numbers()
         self._progress.update(self._numbers)
+
+    def _count_tokens(self, completion: Completion) -> None:
+        """Count what is in the output; the engine's own figures lag by a moment."""
+        if completion.error is None:
+            self._num_prompt_tokens += completion.request.num_prompt_tokens
+            self._num_generated_tokens += sum(len(choice.tokens) for choice in completion.choices)
 
     def _take_completions(self) -> Iterator[Completion]:
         try:
@@ -315,9 +334,12 @@ class _BatchRun:
             self._launcher.check()
 
     def _report(self) -> None:
-        run_s = time.monotonic() - self._run_started_at
+        run_s = self._run_s
         summary = RunSummary(self._numbers, load_s=self._load_s, run_s=run_s)
         self._console.print(build_summary_table(summary))
+        if self._config.summary is not None:
+            figures = {**asdict(self._numbers), "load_s": self._load_s, "run_s": run_s}
+            self._config.summary.write_text(json.dumps(figures, indent=2) + "\n")
 
 
 @contextmanager
@@ -330,7 +352,9 @@ def _signals_as_interrupts() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    former = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    former = {
+        number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         yield
     finally:

@@ -22,8 +22,8 @@ from glinthawk.errors import (
 )
 from glinthawk.gateway.detokenize import ChoiceResult
 from glinthawk.gateway.logprobs import build_chat_logprobs, build_completion_logprobs, build_echo
-from glinthawk.gateway.prompts import Tokenizer
 from glinthawk.gateway.requests import Endpoint, ParsedRequest, RefusedLine
+from glinthawk.models.tokenizer import Tokenizer
 
 _LINE_ID = re.compile(r"batch_req_([0-9a-f]{16})_([0-9]{1,18})\Z")
 

@@ -98,9 +98,7 @@ class Cluster:
         with self._changed:
             while not self._roster.is_complete:
                 if timeout_s is not None and waited >= timeout_s:
-                    raise PeerUnavailable(
-                        f"after {waited:.0f} s {self._roster.describe_missing()}"
-                    )
+                    raise PeerUnavailable(f"after {waited:.0f} s {self._roster.describe_missing()}")
                 self._changed.wait(every_s)
                 waited += every_s
                 check()
@@ -118,7 +116,7 @@ class Cluster:
         self._membership.broadcast(view)
         for stage in view.stages:
             connection = dial(stage.address, "gateway", self._epoch, self._dial_options)
-            self._outboxes.append(Outbox(connection, self._on_broken))
+            self._outboxes.append(Outbox(connection, self._on_broken, self._metrics.bytes_sent.inc))
             threading.Thread(
                 target=self._receive, args=(connection,), name=f"from-{stage.name}", daemon=True
             ).start()
@@ -134,7 +132,6 @@ class Cluster:
             flags=FrameFlags.PREFILL_FIRST if prefill_first else FrameFlags.NONE,
         )
         payload = encode_step(plan, include_tokens_and_registrations=True)
-        self._metrics.bytes_sent.inc(len(payload))
         self._outboxes[0].post(header, payload)
 
     @property

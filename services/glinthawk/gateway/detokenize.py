@@ -8,14 +8,13 @@ one that is complete first counts, wherever the borders of tokens lie.
                                                   `-- held back: the beginning of a stop string
 """
 
-import codecs
 from dataclasses import dataclass
 from enum import StrEnum
 
 from glinthawk.core.step import TokenLogprobs
 from glinthawk.errors import InvariantBroken
-from glinthawk.gateway.prompts import Tokenizer
 from glinthawk.gateway.requests import ChoiceRequest
+from glinthawk.models.tokenizer import IncrementalDetokenizer, Tokenizer
 
 
 class FinishReason(StrEnum):
@@ -45,24 +44,6 @@ class ChoiceResult:
     prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None
 
 
-class TextDecoder:
-    """Turns the tokens of one sequence into characters; marks of the model give none."""
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
-
-    def push(self, token: int) -> str:
-        """Return the characters that `token` completes."""
-        if self._tokenizer.is_special(token):
-            return ""
-        return self._utf8.decode(self._tokenizer.token_bytes(token))
-
-    def finish(self) -> str:
-        """Return what is left: a replacement character for one that was begun, or nothing."""
-        return self._utf8.decode(b"", final=True)
-
-
 class StopMatcher:
     """Finds the first complete stop string in a text that grows."""
 
@@ -70,12 +51,15 @@ class StopMatcher:
         self._stop = stop
         self._keep = max((len(string) for string in stop), default=1) - 1
         self._tail = ""
-        self._num_held = 0
 
     @property
     def num_held(self) -> int:
         """Characters at the end of the text that may begin a stop string."""
-        return self._num_held
+        for length in range(len(self._tail), 0, -1):
+            suffix = self._tail[-length:]
+            if any(len(string) > length and string.startswith(suffix) for string in self._stop):
+                return length
+        return 0
 
     def push(self, text: str, *, is_armed: bool = True) -> int | None:
         """Add `text`; return how many of the last characters, from where a stop string begins
@@ -88,12 +72,8 @@ class StopMatcher:
         window = self._tail + text
         first_end = len(self._tail) + 1
         self._tail = window[max(0, len(window) - self._keep) :]
-        if is_armed:
-            start = self._find(window, first_end)
-            if start is not None:
-                return len(window) - start
-        self._num_held = self._count_held()
-        return None
+        start = self._find(window, first_end) if is_armed else None
+        return None if start is None else len(window) - start
 
     def _find(self, window: str, first_end: int) -> int | None:
         """Return where the match begins that ends first, at `first_end` or later."""
@@ -103,13 +83,6 @@ class StopMatcher:
             if start >= 0 and (best is None or (start + len(string), start) < best):
                 best = (start + len(string), start)
         return None if best is None else best[1]
-
-    def _count_held(self) -> int:
-        for length in range(len(self._tail), 0, -1):
-            suffix = self._tail[-length:]
-            if any(len(string) > length and string.startswith(suffix) for string in self._stop):
-                return length
-        return 0
 
 
 class TextAssembler:
@@ -121,7 +94,7 @@ class TextAssembler:
 
     def __init__(self, choice: ChoiceRequest, stop: tuple[str, ...], tokenizer: Tokenizer) -> None:
         self._choice = choice
-        self._decoder = TextDecoder(tokenizer)
+        self._decoder = IncrementalDetokenizer(tokenizer)
         self._matcher = StopMatcher(stop)
         self._pieces: list[str] = []
         self._num_characters = 0
@@ -158,7 +131,7 @@ class TextAssembler:
         is_armed = len(self._tokens) > sampling.min_tokens
         if is_armed and token in sampling.stop_token_ids:
             self._finish(FinishReason.STOP, is_armed=is_armed)
-        elif self._add(self._decoder.push(token), is_armed=is_armed):
+        elif self._add(self._decoder.push((token,)), is_armed=is_armed):
             self._finish_reason = FinishReason.STOP
         elif len(self._tokens) >= self._choice.max_new_tokens:
             self._finish(FinishReason.LENGTH, is_armed=is_armed)

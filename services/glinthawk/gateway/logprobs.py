@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from glinthawk.core.step import TokenLogprobs
-from glinthawk.gateway.detokenize import ChoiceResult, TextDecoder
-from glinthawk.gateway.prompts import Prompt, Tokenizer
+from glinthawk.gateway.detokenize import ChoiceResult
+from glinthawk.gateway.prompts import Prompt
+from glinthawk.models.tokenizer import IncrementalDetokenizer, Tokenizer
 
 LOWEST_LOGPROB = -9999.0
 """Stands for minus infinity, which JSON cannot say (OpenAI's and vLLM's choice)."""
@@ -23,13 +24,13 @@ class Echo:
 
 def build_echo(prompt: Prompt, tokenizer: Tokenizer) -> Echo:
     """Return the text of `prompt` as its writer wrote it, or else as its tokens read."""
-    decoder = TextDecoder(tokenizer)
+    decoder = IncrementalDetokenizer(tokenizer, after_prompt=False)
     pieces: list[str] = []
     offsets: list[int] = []
     length = 0
     for token in prompt.tokens:
         offsets.append(length)
-        pieces.append(decoder.push(token))
+        pieces.append(decoder.push((token,)))
         length += len(pieces[-1])
     pieces.append(decoder.finish())
     text = "".join(pieces) if prompt.text is None else prompt.text

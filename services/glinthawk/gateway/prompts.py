@@ -1,44 +1,16 @@
 """The prompt of a request: from text, messages or token ids to token ids."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 from glinthawk.errors import InvalidRequest
 from glinthawk.gateway.fields import Fields, check_text, is_int, shown
 from glinthawk.gateway.sampling_fields import check_token_id
+from glinthawk.models.tokenizer import Tokenizer as Tokenizer
 
 MAX_PROMPTS = 2048
 """Most prompts of one /v1/completions request."""
 
 _ROLES = ("system", "developer", "user", "assistant")
-
-
-class Tokenizer(Protocol):
-    """What the gateway needs of the model's tokenizer."""
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of token ids; ids are below it."""
-
-    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        """Return the tokens of `text`, with the model's own (such as BOS) where asked."""
-
-    def apply_chat_template(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
-        """Return the tokens of a conversation, up to where the assistant's answer begins.
-
-        Raises:
-            InvalidRequest: the model has no chat template, or its template refuses.
-        """
-
-    def token_text(self, token: int) -> str:
-        """Return how one token is shown in logprobs."""
-
-    def token_bytes(self, token: int) -> bytes:
-        """Return the bytes that one token adds to a text (a part of a character, it may be)."""
-
-    def is_special(self, token: int) -> bool:
-        """Say whether the token is a mark of the model and not a piece of text."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +21,10 @@ class Prompt:
     text: str | None = None
 
 
-def parse_messages(fields: Fields, tokenizer: Tokenizer) -> Prompt:
+def parse_messages(fields: Fields, tokenizer: Tokenizer, vocab_size: int) -> Prompt:
     """Return the conversation of a chat request in the model's own template.
+
+    vocab_size: of the model, which may have more tokens than its tokenizer, or fewer.
 
     Raises:
         InvalidRequest: no messages, an unknown role, content that is not text, or a
@@ -63,10 +37,10 @@ def parse_messages(fields: Fields, tokenizer: Tokenizer) -> Prompt:
     tokens = tokenizer.apply_chat_template(checked)
     if not tokens:
         raise InvalidRequest("messages give no token with this chat template", param="messages")
-    return Prompt(tuple(tokens))
+    return Prompt(_check_range(tokens, vocab_size, "messages"))
 
 
-def parse_prompts(fields: Fields, tokenizer: Tokenizer) -> tuple[Prompt, ...]:
+def parse_prompts(fields: Fields, tokenizer: Tokenizer, vocab_size: int) -> tuple[Prompt, ...]:
     """Return the prompts of a completions request.
 
     prompt: "text" | ["text", ...] | [token, ...] | [[token, ...], ...]
@@ -76,7 +50,7 @@ def parse_prompts(fields: Fields, tokenizer: Tokenizer) -> tuple[Prompt, ...]:
     """
     value = fields.get("prompt")
     if isinstance(value, str):
-        return (_encode(value, "prompt", tokenizer),)
+        return (_encode(value, "prompt", tokenizer, vocab_size),)
     if not isinstance(value, list) or not value:
         raise InvalidRequest(
             "prompt must be a string, a list of strings, a list of token ids, or a list of "
@@ -84,31 +58,44 @@ def parse_prompts(fields: Fields, tokenizer: Tokenizer) -> tuple[Prompt, ...]:
             param="prompt",
         )
     if is_int(value[0]):
-        return (_check_tokens(value, "prompt", tokenizer),)
+        return (_check_tokens(value, "prompt", vocab_size),)
     if len(value) > MAX_PROMPTS:
         raise InvalidRequest(
             f"prompt has {len(value)} prompts; at most {MAX_PROMPTS} are allowed in one request",
             param="prompt",
         )
     if isinstance(value[0], str):
-        return tuple(_encode(text, f"prompt[{i}]", tokenizer) for i, text in enumerate(value))
-    return tuple(_check_tokens(one, f"prompt[{i}]", tokenizer) for i, one in enumerate(value))
+        return tuple(
+            _encode(text, f"prompt[{i}]", tokenizer, vocab_size) for i, text in enumerate(value)
+        )
+    return tuple(_check_tokens(one, f"prompt[{i}]", vocab_size) for i, one in enumerate(value))
 
 
-def _encode(text: object, where: str, tokenizer: Tokenizer) -> Prompt:
+def _encode(text: object, where: str, tokenizer: Tokenizer, vocab_size: int) -> Prompt:
     checked = check_text(text, where)
     tokens = tokenizer.encode(checked, add_special_tokens=True)
     if not tokens:
         raise InvalidRequest(f"{where} is empty; at least one token is needed", param="prompt")
-    return Prompt(tuple(tokens), checked)
+    return Prompt(_check_range(tokens, vocab_size, "prompt"), checked)
 
 
-def _check_tokens(tokens: object, where: str, tokenizer: Tokenizer) -> Prompt:
+def _check_range(tokens: list[int], vocab_size: int, param: str) -> tuple[int, ...]:
+    """Refuse a text with a token that the tokenizer has and the model has not."""
+    if max(tokens) >= vocab_size:
+        raise InvalidRequest(
+            f"{param} holds a text whose token id {max(tokens)} the model does not have; it has "
+            f"{vocab_size} tokens. Leave out that special text",
+            param=param,
+        )
+    return tuple(tokens)
+
+
+def _check_tokens(tokens: object, where: str, vocab_size: int) -> Prompt:
     if not isinstance(tokens, list):
         raise InvalidRequest(f"{where} must be a list of token ids", param="prompt")
     if not tokens:
         raise InvalidRequest(f"{where} is empty; at least one token is needed", param="prompt")
-    return Prompt(tuple(check_token_id(token, tokenizer.vocab_size, "prompt") for token in tokens))
+    return Prompt(tuple(check_token_id(token, vocab_size, "prompt") for token in tokens))
 
 
 def _check_message(message: object, index: int) -> dict[str, str]:

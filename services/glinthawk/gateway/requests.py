@@ -16,16 +16,17 @@ from enum import StrEnum
 from typing import Any, NoReturn
 
 from glinthawk.core.sampling import SamplingParams
-from glinthawk.errors import InvalidRequest
 from glinthawk.gateway.fields import Fields, check_text, shown
+from glinthawk.gateway.limits import Limit, fit_limit, parse_max_tokens, parse_min_tokens
 from glinthawk.gateway.neutral_fields import refuse_unsupported
-from glinthawk.gateway.prompts import Prompt, Tokenizer, parse_messages, parse_prompts
+from glinthawk.gateway.prompts import Prompt, parse_messages, parse_prompts
 from glinthawk.gateway.sampling_fields import (
     parse_num_logprobs,
     parse_sampling,
     parse_stop,
     parse_stop_token_ids,
 )
+from glinthawk.models.tokenizer import Tokenizer
 
 MAX_CHOICES = 128
 """Most choices (`n`) of one prompt."""
@@ -34,7 +35,6 @@ DEFAULT_COMPLETION_TOKENS = 16
 """Tokens that /v1/completions generates when the body does not say, as OpenAI has it."""
 
 _SEED_MASK = (1 << 63) - 1
-_MAX_TOKENS = (1 << 31) - 1
 
 
 class Endpoint(StrEnum):
@@ -49,12 +49,18 @@ class ModelContext:
     """What parsing must know of the model.
 
     max_sequence_length: prompt and generated tokens together. stop_token_ids: the model's own
-    end tokens.
+    end tokens. vocab_size: rows of its embedding; None takes the tokenizer's number of tokens.
     """
 
     tokenizer: Tokenizer
     max_sequence_length: int
     stop_token_ids: frozenset[int]
+    vocab_size: int | None = None
+
+    @property
+    def num_token_ids(self) -> int:
+        """Token ids of the model: 0 to one less."""
+        return self.tokenizer.vocab_size if self.vocab_size is None else self.vocab_size
 
 
 @dataclass(frozen=True)
@@ -170,23 +176,24 @@ def parse_body(
     n = fields.integer("n", low=1, high=MAX_CHOICES) or 1
     echo = not is_chat and fields.boolean("echo")
     num_logprobs = parse_num_logprobs(fields, is_chat=is_chat)
-    stop = parse_stop(fields)
+    stop = parse_stop(fields, can_read_text=model.tokenizer.has_text)
     sampling = replace(
         parse_sampling(fields, default_seed=default_seed),
         stop_token_ids=_collect_stop_tokens(fields, model),
         num_logprobs=num_logprobs,
         num_prompt_logprobs=num_logprobs if echo else None,
     )
-    max_tokens = _parse_max_tokens(fields, can_be_zero=echo)
-    min_tokens = fields.integer("min_tokens", low=0, high=_MAX_TOKENS) or 0
+    max_tokens = parse_max_tokens(fields, can_be_zero=echo)
     if is_chat:
-        prompts: tuple[Prompt, ...] = (parse_messages(fields, model.tokenizer),)
+        prompts: tuple[Prompt, ...] = (
+            parse_messages(fields, model.tokenizer, model.num_token_ids),
+        )
     else:
-        prompts = parse_prompts(fields, model.tokenizer)
+        prompts = parse_prompts(fields, model.tokenizer, model.num_token_ids)
         if max_tokens is None:
-            max_tokens = _Limit(DEFAULT_COMPLETION_TOKENS, None)
-    lengths = [_fit(prompt, max_tokens, model.max_sequence_length) for prompt in prompts]
-    _check_min_tokens(min_tokens, lengths)
+            max_tokens = Limit(DEFAULT_COMPLETION_TOKENS, None)
+    lengths = [fit_limit(prompt, max_tokens, model.max_sequence_length) for prompt in prompts]
+    min_tokens = parse_min_tokens(fields, lengths)
     return ParsedRequest(
         endpoint=url,
         model=check_text(body["model"], "model") if fields.has("model") else "",
@@ -200,71 +207,10 @@ def parse_body(
     )
 
 
-@dataclass(frozen=True)
-class _Limit:
-    """How many tokens may be generated. param: the field that says so, None for a default."""
-
-    num_tokens: int
-    param: str | None
-
-
 def _collect_stop_tokens(fields: Fields, model: ModelContext) -> frozenset[int]:
     """Return every token that ends a choice; ignore_eos leaves out the model's own."""
-    tokens = parse_stop_token_ids(fields, model.tokenizer.vocab_size)
+    tokens = parse_stop_token_ids(fields, model.num_token_ids)
     return tokens if fields.boolean("ignore_eos") else tokens | model.stop_token_ids
-
-
-def _parse_max_tokens(fields: Fields, *, can_be_zero: bool) -> _Limit | None:
-    """Return the limit that the body sets; OpenAI has an old and a new name for it."""
-    limits = []
-    for name in ("max_completion_tokens", "max_tokens"):
-        value = fields.integer(name, low=0, high=_MAX_TOKENS)
-        if value == 0 and not can_be_zero:
-            raise InvalidRequest(f"{name} 0 needs echo: true on /v1/completions", param=name)
-        if value is not None:
-            limits.append(_Limit(value, name))
-    if len({limit.num_tokens for limit in limits}) > 1:
-        raise InvalidRequest(
-            f"max_completion_tokens {limits[0].num_tokens} and max_tokens "
-            f"{limits[1].num_tokens} differ; set one of them",
-            param="max_tokens",
-        )
-    return limits[0] if limits else None
-
-
-def _fit(prompt: Prompt, limit: _Limit | None, max_sequence_length: int) -> int:
-    """Return how many tokens may follow `prompt`.
-
-    A limit that the caller set must fit whole; a default is cut to what the model has left.
-    """
-    length = len(prompt.tokens)
-    room = max_sequence_length - length
-    if limit is not None and limit.param is not None:
-        if limit.num_tokens > room:
-            raise InvalidRequest(
-                f"a prompt of {length} tokens and {limit.param} {limit.num_tokens} make "
-                f"{length + limit.num_tokens} tokens; the longest sequence is "
-                f"{max_sequence_length}. Shorten the prompt or lower {limit.param}",
-                param=limit.param,
-            )
-        return limit.num_tokens
-    if room < 1:
-        raise InvalidRequest(
-            f"a prompt of {length} tokens leaves no room to generate; the longest sequence is "
-            f"{max_sequence_length} tokens. Shorten the prompt",
-            param="messages" if limit is None else "prompt",
-        )
-    return room if limit is None else min(room, limit.num_tokens)
-
-
-def _check_min_tokens(min_tokens: int, lengths: list[int]) -> None:
-    """Refuse min_tokens that the limit, or the room after a prompt, does not allow."""
-    if min_tokens > min(lengths):
-        raise InvalidRequest(
-            f"min_tokens {min_tokens} is more than the {min(lengths)} tokens that may be "
-            "generated; lower it or raise max_tokens",
-            param="min_tokens",
-        )
 
 
 def _build_choices(

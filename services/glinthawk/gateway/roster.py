@@ -90,9 +90,7 @@ class Roster:
 
     def describe_missing(self) -> str:
         """Say in words who is not there yet."""
-        present = {
-            (offer.first_layer, offer.last_layer) for offer in self._stages().values()
-        }
+        present = {(offer.first_layer, offer.last_layer) for offer in self._stages().values()}
         missing = [
             f"the stage of layers {first} to {last - 1}"
             for first, last in self._layers

@@ -42,11 +42,11 @@ def parse_sampling(fields: Fields, *, default_seed: int) -> SamplingParams:
     )
 
 
-def parse_stop(fields: Fields) -> tuple[str, ...]:
+def parse_stop(fields: Fields, *, can_read_text: bool) -> tuple[str, ...]:
     """Return the stop strings: one string, or a list of them.
 
     Raises:
-        InvalidRequest: too many, an empty one, or no strings.
+        InvalidRequest: too many, an empty one, no strings, or a model whose text is unknown.
     """
     value = fields.get("stop")
     if value is None:
@@ -60,6 +60,11 @@ def parse_stop(fields: Fields) -> tuple[str, ...]:
     for string in strings:
         if not check_text(string, "stop"):
             raise InvalidRequest("stop holds an empty string; remove it", param="stop")
+    if strings and not can_read_text:
+        raise InvalidRequest(
+            "stop needs text, and the model has no tokenizer files; use stop_token_ids",
+            param="stop",
+        )
     return tuple(strings)
 
 

@@ -58,12 +58,13 @@ class RopeConfig:
         Checked against transformers' ROPE_INIT_FUNCTIONS, which work in float32 too.
         """
         exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
-        base = np.full_like(exponents, self.theta)
-        frequencies: npt.NDArray[np.float32] = 1.0 / np.power(base, exponents)
+        powers: npt.NDArray[np.float32] = np.float_power(self.theta, exponents).astype(np.float32)
+        frequencies: npt.NDArray[np.float32] = np.reciprocal(powers)
         if self.llama3 is not None:
             frequencies = _scale_llama3(frequencies, self.llama3)
         if self.frequency_factors is not None:
-            frequencies = frequencies / np.array(self.frequency_factors, dtype=np.float32)
+            factors: npt.NDArray[np.float32] = np.array(self.frequency_factors, np.float32)
+            frequencies = frequencies / factors
         return frequencies / np.float32(self.linear_factor)
 
 

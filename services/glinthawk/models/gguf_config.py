@@ -170,6 +170,8 @@ def _frequency_factors(file: GgufFile, head_dim: int) -> tuple[float, ...] | Non
             f"[{head_dim // 2}]"
         )
     values = np.fromfile(file.path, dtype="<f4", count=head_dim // 2, offset=tensor.offset)
+    if len(values) < head_dim // 2:
+        raise InvalidConfig(f"{file.path} ends within tensor {ROPE_FACTORS}")
     return tuple(float(value) for value in values)
 
 

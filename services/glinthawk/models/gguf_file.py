@@ -87,7 +87,7 @@ def read_gguf(path: Path) -> GgufFile:
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as blob:
         try:
             return _Parser(blob, path).read()
-        except (struct.error, UnicodeDecodeError, IndexError) as error:
+        except (struct.error, ValueError, TypeError, IndexError) as error:
             raise InvalidConfig(f"{path} is truncated or damaged: {error}") from error
 
 

@@ -44,9 +44,10 @@ def demanded_pages(books: Books) -> int:
     demanded = 0
     running = 0
     for worker in books.workers.values():
-        own, rest = worker.forecast()
-        running += len(own)
-        demanded += int((-(-(own + rest // 2) // page)).sum()) + worker.shared_pages()
+        forecast = worker.forecast()
+        running += len(forecast.own)
+        halfway = forecast.own + forecast.rest // 2
+        demanded += int((-(-halfway // page)).sum()) + worker.shared_pages()
     rows = books.rows_per_worker * max(1, len(books.workers))
     for sequence in islice(books.queue, max(0, rows - running)):
         expected = books.expected_output(sequence.group)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from glinthawk.scheduler.books import Books
 from glinthawk.scheduler.lane import Lane
 from glinthawk.scheduler.sequence import Group, Phase, Sequence
-from glinthawk.scheduler.worker import WorkerState, expected_rest, peak_tokens
+from glinthawk.scheduler.worker import WorkerState, own_forecast
 
 _UNEVEN = 0.3
 """Lanes that differ by more than this share of the mean are evened out."""
@@ -212,11 +212,9 @@ def _fork_fits(books: Books, worker: WorkerState, child: Sequence, group: Group)
     if own_pages + spare > worker.free:
         return False
     child.expected_end = group.prompt_tokens + books.expected_output(group)
-    own, rest = worker.forecast()
-    own = np.append(own, group.prompt_tokens - shared * page)
-    rest = np.append(rest, expected_rest(child, page))
+    tokens, rest, _ = own_forecast(child, page)
     limit = (worker.capacity - spare - worker.shared_pages()) * page
-    return peak_tokens(own, rest, page) <= limit
+    return worker.forecast().peak_with(tokens - shared * page, rest, page) <= limit
 
 
 def _reserve_fork(books: Books, worker: WorkerState, child: Sequence, group: Group) -> None:

@@ -21,8 +21,9 @@ class Lane:
 
     kv: tokens in the cache, which is the position of the next row. room: tokens that the pages
     taken can hold. next_token: input of the next step. shared: tokens in shared pages.
-    expected_end, limit: expected and greatest length. joining: sequences that enter when the
-    lane is next idle. doomed: members to end when it is. Members change only while it is idle.
+    expected_end, limit, output: expected and greatest length, expected output.
+    joining: sequences that enter when the lane is next idle. doomed: members to end when it
+    is. Members change only while it is idle.
     """
 
     def __init__(self, lane: LaneId, worker: WorkerState, *, lone: bool = False) -> None:
@@ -33,7 +34,7 @@ class Lane:
         self.members: list[Sequence] = []
         self.joining: list[Sequence] = []
         self.doomed: list[Sequence] = []
-        self._arrays = np.zeros((6, _FIRST_ROWS), dtype=np.int64)
+        self._arrays = np.zeros((7, _FIRST_ROWS), dtype=np.int64)
 
     @property
     def num_rows(self) -> int:
@@ -76,6 +77,18 @@ class Lane:
         return self._arrays[5, : len(self.members)]
 
     @property
+    def output(self) -> npt.NDArray[np.int64]:
+        """[rows] tokens expected to be generated in all."""
+        return self._arrays[6, : len(self.members)]
+
+    def expected_rest(self, page_tokens: int) -> npt.NDArray[np.int64]:
+        """Return [rows] tokens still expected: at least a page, at most up to the limit."""
+        rest: npt.NDArray[np.int64] = np.minimum(
+            np.maximum(self.expected_end - self.kv, page_tokens), self.limit - self.kv
+        )
+        return rest
+
+    @property
     def num_tokens(self) -> int:
         """KV tokens of all its sequences, with those that are joining."""
         return int(self.kv.sum()) + sum(len(sequence.tokens) for sequence in self.joining)
@@ -85,7 +98,7 @@ class Lane:
         first = len(self.members)
         total = first + len(self.joining)
         if total > self._arrays.shape[1]:
-            grown = np.zeros((6, max(total, 2 * self._arrays.shape[1])), dtype=np.int64)
+            grown = np.zeros((7, max(total, 2 * self._arrays.shape[1])), dtype=np.int64)
             grown[:, :first] = self._arrays[:, :first]
             self._arrays = grown
         for row, sequence in enumerate(self.joining, first):
@@ -99,6 +112,7 @@ class Lane:
                 sequence.expected_end,
                 sequence.limit,
                 sequence.shared.pages * page_tokens if sequence.shared else 0,
+                sequence.expected_end - sequence.group.prompt_tokens,
             )
         self.members += self.joining
         self.joining = []

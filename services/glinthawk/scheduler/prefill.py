@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import islice
 
-import numpy as np
-
 from glinthawk.scheduler.books import Books
 from glinthawk.scheduler.sequence import Phase, Sequence
-from glinthawk.scheduler.worker import WorkerState, expected_rest, peak_tokens
+from glinthawk.scheduler.worker import WorkerState, own_forecast
 
 _LOOK_AHEAD = 8
 """Waiting sequences looked at before the queue counts as blocked."""
+
+_AGES = (1 / 2, 1 / 4)
+_BURST = 1 / 16
+"""Shares of a sequence's output over which starts are spread; the last may overshoot by one."""
 
 _SMALLEST_SHARE = 8
 """A prefill step is filled to 1/8 of the budget before work is spread over workers."""
@@ -76,28 +78,47 @@ def can_admit(books: Books, worker: WorkerState, sequence: Sequence) -> bool:
         return False
     if not worker.accepting or worker.short or worker.num_running >= books.rows_per_worker:
         return False
-    geometry = worker.geometry
-    pages = geometry.num_pages(len(sequence.tokens))
+    pages = worker.geometry.num_pages(len(sequence.tokens))
     if not worker.sequences:
         return pages <= worker.free
     spare = worker.capacity * books.config.watermark
-    fits = pages + spare <= worker.free
-    if fits:
-        group = sequence.group
-        sequence.expected_end = group.prompt_tokens + books.expected_output(group)
-        own, rest = worker.forecast()
-        own = np.append(own, len(sequence.tokens))
-        rest = np.append(rest, expected_rest(sequence, geometry.page_tokens))
-        limit = (worker.capacity - spare - worker.shared_pages()) * geometry.page_tokens
-        fits = peak_tokens(own, rest, geometry.page_tokens) <= limit
-    if not fits:
+    if pages + spare > worker.free:
         worker.refused.add(sequence.id)
-    return fits
+        return False
+    group = sequence.group
+    sequence.expected_end = group.prompt_tokens + books.expected_output(group)
+    limit = (worker.capacity - spare - worker.shared_pages()) * worker.geometry.page_tokens
+    return _peak_fits(books, worker, sequence, limit)
 
 
 def could_hold(worker: WorkerState, sequence: Sequence) -> bool:
     """Tell whether `worker`, empty, could hold a sequence at its greatest length."""
     return worker.geometry.num_pages(sequence.limit) <= worker.capacity
+
+
+def _peak_fits(books: Books, worker: WorkerState, sequence: Sequence, limit: float) -> bool:
+    """Tell whether the peak to come stays below `limit` tokens, and starts stay spread.
+
+    If all that waits does not fit together, sequences that start together would also end
+    together, in waves that half fill the memory. So sequences in the first half of their
+    output, its first quarter and sixteenth, may have only that share of the memory.
+    """
+    page = worker.geometry.page_tokens
+    forecast = worker.forecast()
+    own, rest, output = own_forecast(sequence, page)
+    peak = forecast.peak_with(own, rest, page)
+    if peak > limit:
+        worker.refused.add(sequence.id)
+        return False
+    coming = min(
+        -(-len(books.queue) // len(books.workers)), books.rows_per_worker - worker.num_running
+    )
+    if peak + coming * (own + rest + page / 2) <= limit:
+        return True
+    mean = own + output / 2 + page / 2
+    if forecast.young_tokens(_BURST, page) >= _BURST * limit:
+        return False
+    return all(forecast.young_tokens(age, page) + mean <= age * limit for age in _AGES)
 
 
 def _rows(chunks: list[Chunk]) -> int:

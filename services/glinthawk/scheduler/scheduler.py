@@ -153,6 +153,11 @@ class Scheduler:
         capacity = books.rows_per_worker * len(workers)
         return rows < _SHORT_OF_SEQUENCES * min(capacity, rows + coming)
 
+    @property
+    def num_waiting(self) -> int:
+        """Sequences in the queue; choices that wait to fork are not in it. O(1)."""
+        return len(self._books.queue)
+
     def has_work(self) -> bool:
         """Tell whether any sequence is unfinished."""
         return bool(self._books.sequences)

@@ -10,6 +10,7 @@ import heapq
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from glinthawk.core.geometry import KVGeometry
 from glinthawk.core.ids import LaneId, SequenceId
@@ -149,6 +150,7 @@ class Simulation:
         self._worker_free_at: dict[str, float] = {}
         self._travels: dict[LaneId, _Travel] = {}
         self._generated: dict[SequenceId, int] = {}
+        self._prefill_first = False
         self.now = 0.0
         self.report = Report()
 
@@ -182,14 +184,16 @@ class Simulation:
 
     def _send_plans(self) -> None:
         self._refill(self.now)
-        for plan in self._scheduler.plan():
+        plans = self._scheduler.plan()
+        self._prefill_first = self._scheduler.prefill_first
+        for plan in plans:
             self._ledgers[plan.worker].apply(plan)
             kv_tokens = int(plan.starts.sum()) + plan.num_rows
             self._travels[plan.lane] = _Travel(plan, kv_tokens)
             if plan.kind is StepKind.RELEASE:
-                self._at(self._model.latency_s, lambda lane=plan.lane: self._finish(lane))
+                self._at(self._model.latency_s, partial(self._finish, plan.lane))
             else:
-                self._at(self._model.latency_s, lambda lane=plan.lane: self._arrive(lane, 0))
+                self._at(self._model.latency_s, partial(self._arrive, plan.lane, 0))
 
     def _arrive(self, lane: LaneId, layer: int) -> None:
         stage = layer // self._model.layers_per_stage
@@ -206,7 +210,7 @@ class Simulation:
         chosen = choose_segment(
             self._ready[stage].values(),
             max_rows=config.max_lane_rows * config.num_lanes,
-            prefill_first=self._scheduler.prefill_first,
+            prefill_first=self._prefill_first,
         )
         if not chosen:
             return
@@ -227,11 +231,9 @@ class Simulation:
             if item.kind is StepKind.DECODE:
                 delay = self._attend(self._travels[item.lane])
             if item.layer + 1 == self._model.num_stages * self._model.layers_per_stage:
-                self._at(delay + self._model.latency_s, lambda lane=item.lane: self._finish(lane))
+                self._at(delay + self._model.latency_s, partial(self._finish, item.lane))
             else:
-                self._at(
-                    delay, lambda lane=item.lane, layer=item.layer + 1: self._arrive(lane, layer)
-                )
+                self._at(delay, partial(self._arrive, item.lane, item.layer + 1))
         self._start_segment(stage)
 
     def _attend(self, travel: _Travel) -> float:

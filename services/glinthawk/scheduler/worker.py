@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -107,36 +108,47 @@ class WorkerState:
         for lane in self.lanes:
             yield from lane.joining
 
-    def forecast(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Return for every running sequence its own KV tokens and the tokens expected to come."""
+    def forecast(self) -> Forecast:
+        """Return what every running sequence holds and is expected to need."""
         page = self.geometry.page_tokens
-        own = [lane.kv - lane.shared for lane in self.lanes]
-        ends = [
-            np.minimum(np.maximum(lane.expected_end - lane.kv, page), lane.limit - lane.kv)
-            for lane in self.lanes
-        ]
-        others = list(self.outside_lanes())
-        tokens = [len(s.tokens) - (s.shared.pages * page if s.shared else 0) for s in others]
-        rests = [expected_rest(s, page) for s in others]
-        own.append(np.array(tokens, dtype=np.int64))
-        ends.append(np.array(rests, dtype=np.int64))
-        return np.concatenate(own), np.concatenate(ends)
+        rows = [np.stack([o.kv - o.shared, o.expected_rest(page), o.output]) for o in self.lanes]
+        others = [own_forecast(sequence, page) for sequence in self.outside_lanes()]
+        rows.append(np.array(others, dtype=np.int64).reshape(-1, 3).T)
+        return Forecast(*np.concatenate(rows, axis=1))
 
 
-def expected_rest(sequence: Sequence, page_tokens: int) -> int:
-    """Return the tokens still expected of a sequence: at least a page, at most its limit."""
+def own_forecast(sequence: Sequence, page_tokens: int) -> tuple[int, int, int]:
+    """Return a sequence's own KV tokens, the tokens still expected (at least a page, at most
+    its limit), and the output expected in all."""
     length = len(sequence.tokens)
-    return min(max(sequence.expected_end - length, page_tokens), sequence.limit - length)
+    shared = sequence.shared.pages * page_tokens if sequence.shared else 0
+    rest = min(max(sequence.expected_end - length, page_tokens), sequence.limit - length)
+    return length - shared, rest, sequence.expected_end - sequence.group.prompt_tokens
 
 
-def peak_tokens(own: npt.NDArray[np.int64], rest: npt.NDArray[np.int64], page_tokens: int) -> float:
-    """Return the greatest KV total ahead if sequence i holds own[i] and ends after rest[i].
+@dataclass(frozen=True)
+class Forecast:
+    """[sequences] each: own KV tokens, tokens still expected, output expected in all."""
 
-    Just before the j-th longest rest r_j is over, the j sequences that rest longest are there,
-    each r_j longer than now, with half a page unused on average. Admission by this peak, not by
-    today's use, is what staggers starts.
-    """
-    order = np.argsort(-rest, kind="stable")
-    counts = np.arange(1, len(own) + 1)
-    totals = np.cumsum(own[order]) + counts * (rest[order] + page_tokens / 2)
-    return float(totals.max()) if len(own) else 0.0
+    own: npt.NDArray[np.int64]
+    rest: npt.NDArray[np.int64]
+    output: npt.NDArray[np.int64]
+
+    def peak_with(self, own: int, rest: int, page_tokens: int) -> float:
+        """Return the greatest KV total ahead with one more sequence.
+
+        Just before the j-th longest rest r_j is over, the j sequences that rest longest are
+        there, each r_j longer than now, with half a page unused on average.
+        """
+        rests = np.append(self.rest, rest)
+        order = np.argsort(-rests, kind="stable")
+        totals = np.cumsum(np.append(self.own, own)[order])
+        totals = totals + np.arange(1, len(rests) + 1) * (rests[order] + page_tokens / 2)
+        return float(totals.max())
+
+    def young_tokens(self, share: float, page_tokens: int) -> float:
+        """Return the KV, at the mean of their lives, of sequences that still have more than
+        1 - `share` of their output before them."""
+        young = self.rest > self.output * (1 - share)
+        means = self.own + self.rest - self.output / 2 + page_tokens / 2
+        return float(means[young].sum())

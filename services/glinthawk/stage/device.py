@@ -15,6 +15,7 @@ OpenMP threads of torch spin while they wait. Where several processes share a ma
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -26,6 +27,8 @@ _TORCH = {
     DType.FLOAT16: torch.float16,
     DType.BFLOAT16: torch.bfloat16,
 }
+
+_BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 
 
 @dataclass(frozen=True)
@@ -76,10 +79,17 @@ def choose_policy(device: str = "auto", dtype: str = "auto") -> ComputePolicy:
     return ComputePolicy(chosen, wire, torch.float32)
 
 
-def has_native_bfloat16() -> bool:
-    """Tell whether this CPU has bfloat16 products (AVX512_BF16 or AMX)."""
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+def has_native_bfloat16(cpu_info: Path = Path("/proc/cpuinfo")) -> bool:
+    """Tell whether this CPU has bfloat16 products (AVX512_BF16, AMX, or Arm's BF16).
+
+    Where there is no such file the answer is no.
+    """
+    try:
+        text = cpu_info.read_text()
+    except FileNotFoundError:
+        return False
+    lines = [line for line in text.splitlines() if line.startswith(("flags", "Features"))]
+    return any(not _BFLOAT16_FLAGS.isdisjoint(line.split()) for line in lines[:1])
 
 
 def set_threads(num_threads: int) -> None:

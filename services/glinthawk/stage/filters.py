@@ -71,30 +71,32 @@ def best_k(
 
 
 def best_by_probability(
-    logits: torch.Tensor, temperature: torch.Tensor, min_p: torch.Tensor, top_p: torch.Tensor
+    logits: torch.Tensor,
+    temperature: torch.Tensor,
+    min_p: torch.Tensor,
+    top_p: torch.Tensor,
+    *,
+    width: int | None = None,
 ) -> Candidates:
-    """Keep what min_p keeps; leave out early what top_p would drop in any case.
+    """Keep what min_p keeps, of the `width` best tokens or of all that can matter.
 
     The tokens of probability up to (1 - top_p) / vocabulary have together at most 1 - top_p, so
-    top_p drops them all: the rest is a few hundred, where a sort would take the vocabulary.
+    top_p drops them all: the rest is a few thousand, where a sort would take the vocabulary.
     logits: float32 [n, vocabulary]; temperature, min_p, top_p: float64 [n, 1].
     """
-    best_logit = logits.amax(dim=1, keepdim=True).double()
-    log_total = (logits / temperature.float()).logsumexp(dim=1, keepdim=True).double()
-    # A little lower than the bound, for the rounding of the sum.
-    bound = log_total + ((1.0 - top_p).clamp_min(0.0) / logits.shape[1]).log() - 1e-3
-    lowest = torch.where(min_p > 0, best_logit / temperature + min_p.log(), bound) * temperature
-    # Rounded down: what equals the bound in float64 stays among the candidates.
-    lowest = torch.nextafter(lowest.float(), torch.full_like(lowest, -torch.inf).float())
-    width = int((logits >= lowest).sum(dim=1).max())
-    best = torch.topk(logits, width, dim=1)
-    scores = best.values.double() / temperature
     has_min_p = min_p > 0
+    log_total = (logits / temperature.float()).logsumexp(dim=1, keepdim=True).double()
+    if width is None:
+        best_score = logits.amax(dim=1, keepdim=True).double() / temperature
+        # Both a little low, for the rounding of the sum and of the logits.
+        bound = log_total + ((1.0 - top_p) / logits.shape[1]).log()
+        lowest = torch.where(has_min_p, best_score + min_p.log(), bound) - 1e-3
+        width = int((logits >= (lowest * temperature).float()).sum(dim=1).max())
+    best = torch.topk(logits, min(width, logits.shape[1]), dim=1)
+    scores = best.values.double() / temperature
     is_kept = ~has_min_p | (scores >= scores[:, :1] + min_p.log())
-    kept_total = _log_sum(scores, is_kept)
-    return Candidates(
-        scores, best.indices, is_kept, torch.where(has_min_p, kept_total, log_total)
-    )
+    kept_total = torch.where(has_min_p, _log_sum(scores, is_kept), log_total)
+    return Candidates(scores, best.indices, is_kept, kept_total)
 
 
 def keep_top_p(candidates: Candidates, top_p: torch.Tensor) -> torch.Tensor:

@@ -54,13 +54,17 @@ class TokenHistory:
     def append(self, token: int) -> None:
         """Count a generated token."""
         self._tokens.append(token)
-        self._outputs[self._place(token)] += 1
+        self._count(token)
 
     def _count_all(self) -> None:
         for token in self._tokens[: self._prompt_tokens]:
             self._place(token)
         for token in self._tokens[self._prompt_tokens :]:
-            self._outputs[self._place(token)] += 1
+            self._count(token)
+
+    def _count(self, token: int) -> None:
+        place = self._place(token)  # May move the arrays, so first.
+        self._outputs[place] += 1
 
     def _place(self, token: int) -> int:
         place = self._places.get(token)

@@ -78,17 +78,18 @@ class Layer:
             torch.addmm(weights.qkv_bias, h, weights.qkv.t(), out=product)
 
         rotated_size = config.query_size + config.kv_size
-        qk = product[:, :rotated_size].float().unflatten(1, (-1, config.head_dim))
+        heads = (rows, config.num_query_heads + config.num_kv_heads, config.head_dim)
+        qk = product[:, :rotated_size].float().view(heads)
         if weights.q_norm is not None and weights.k_norm is not None:
             q, k = qk[:, : config.num_query_heads], qk[:, config.num_query_heads :]
             rms_norm(q, weights.q_norm, config.norm_eps, out=q)
             rms_norm(k, weights.k_norm, config.norm_eps, out=k)
-        target = out[:, :rotated_size].unflatten(1, (-1, config.head_dim))
+        target = out[:, :rotated_size].view(heads)
         if out.dtype is torch.float32:
             rotate(qk, *angles, out=target)
         else:
             rotated = self._buffers.take("rotated", (rows, rotated_size), torch.float32)
-            target.copy_(rotate(qk, *angles, out=rotated.unflatten(1, (-1, config.head_dim))))
+            target.copy_(rotate(qk, *angles, out=rotated.view(heads)))
         out[:, rotated_size:].copy_(product[:, rotated_size:])
         return out
 

@@ -62,7 +62,7 @@ class StageLinks:
     def accept(self, connection: Connection, hello: Hello) -> None:
         """Serve a connection that was dialled by the gateway or the stage before this one."""
         if hello.role == GATEWAY_ROLE:
-            outbox = Outbox(connection, self._on_lost)
+            outbox = Outbox(connection, self._on_lost, self._metrics.bytes_sent.inc)
             self._outboxes.append(outbox)
             self._loop.post(GatewayConnected(outbox))
         fence = EpochFence()
@@ -109,7 +109,7 @@ class StageLinks:
 
     def _dial(self, member: Member, epoch: int) -> Outbox:
         connection = dial(member.address, self._name, epoch, self._dial_options)
-        outbox = Outbox(connection, self._on_lost)
+        outbox = Outbox(connection, self._on_lost, self._metrics.bytes_sent.inc)
         self._outboxes.append(outbox)
         log.info("linked", peer=member.name, role=member.role.value, epoch=epoch)
         return outbox

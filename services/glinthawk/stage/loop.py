@@ -18,11 +18,13 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from glinthawk.core.step import StepKind, StepResult
+from glinthawk.core.step import StepKind
 from glinthawk.errors import GlinthawkError, InvariantBroken, PeerUnavailable
 from glinthawk.scheduler import choose_segment
+from glinthawk.stage.exits import Exits
 from glinthawk.stage.prefill import PrefillAttention
 from glinthawk.stage.runner import SegmentRunner
+from glinthawk.stage.segments import FETCH_AHEAD, Segments
 from glinthawk.stage.tail import Tail
 from glinthawk.stage.work import (
     Event,
@@ -35,20 +37,14 @@ from glinthawk.stage.work import (
     Stop,
     WorkerAnswered,
     row_positions,
-    tensor_bytes,
 )
 from glinthawk.telemetry.logging import get_logger
 from glinthawk.telemetry.metrics import ServiceMetrics
 from glinthawk.wire.composition import encode_step
-from glinthawk.wire.failures import encode_failure
 from glinthawk.wire.frames import FrameFlags, FrameHeader, FrameKind
 from glinthawk.wire.outbox import Outbox
-from glinthawk.wire.results import encode_result
 
 log = get_logger("stage.loop")
-
-FETCH_AHEAD = 2
-"""Layers that a prompt's next chunk asks for earlier K and V ahead of their use."""
 
 
 class StageLoop:
@@ -65,8 +61,8 @@ class StageLoop:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._runner = runner
-        self._prefill = prefill
-        self._tail = tail
+        self._segments = Segments(runner, prefill, clock)
+        self._exits = Exits(tail, metrics)
         self._max_rows = max_rows
         self._metrics = metrics
         self._clock = clock
@@ -74,8 +70,6 @@ class StageLoop:
         self._passages: dict[int, Passage] = {}
         self._ready: dict[int, Passage] = {}
         self._workers: dict[str, Outbox] = {}
-        self._next_stage: Outbox | None = None
-        self._gateway: Outbox | None = None
         self._early: list[StepArrived] = []
         self._order = 0
         self._epoch = 0
@@ -128,16 +122,16 @@ class StageLoop:
             self._change_links(event)
         elif isinstance(event, LinksFailed):
             for early in self._take_early(event.epoch):
-                self._fail(early.header, event.error)
+                self._exits.fail(early.header, event.error)
         elif isinstance(event, GatewayConnected):
-            self._gateway = event.outbox
+            self._exits.gateway = event.outbox
 
     # --- events
 
     def _change_links(self, event: LinksChanged) -> None:
         self._epoch = event.epoch
         self._workers = event.workers
-        self._next_stage = event.next_stage
+        self._exits.next_stage = event.next_stage
         for early in self._take_early(event.epoch):
             self._begin(early)
 
@@ -158,9 +152,9 @@ class StageLoop:
         worker = self._workers.get(plan.worker)
         if worker is None:
             error = PeerUnavailable(
-                f"attention worker {plan.worker!r} of lane {plan.lane} is not connected to this stage"
+                f"attention worker {plan.worker!r} of lane {plan.lane} is not connected here"
             )
-            self._fail(header, error)
+            self._exits.fail(header, error)
             return
         self._prefill_first = bool(header.flags & FrameFlags.PREFILL_FIRST)
         positions = torch.from_numpy(row_positions(plan)).to(self._runner.device)
@@ -177,12 +171,11 @@ class StageLoop:
         self._passages[plan.lane] = passage
         if self._runner.is_first:
             composition = encode_step(plan, include_tokens_and_registrations=False)
-            worker.post(self._header(passage, FrameKind.COMPOSE), composition)
+            worker.post(self._segments.header(passage, FrameKind.COMPOSE), composition)
         if plan.kind is StepKind.RELEASE:
             passage.layer = self._runner.last_layer
-        elif passage.num_earlier_rows:
-            for layer in range(passage.layer, passage.layer + FETCH_AHEAD):
-                self._fetch(passage, layer)
+        for layer in range(passage.layer, passage.layer + FETCH_AHEAD):
+            self._segments.fetch(passage, layer)
         self._mark_ready(passage)
 
     def _first_residual(self, event: StepArrived) -> torch.Tensor:
@@ -190,10 +183,9 @@ class StageLoop:
         if self._runner.is_first:
             tokens = torch.from_numpy(plan.tokens.astype("int64")).to(self._runner.device)
             return self._runner.embed(tokens)
-        assert event.activations is not None
-        residual = torch.frombuffer(event.activations, dtype=torch.float32) if (
-            plan.num_rows
-        ) else torch.empty(0)
+        if event.activations is None:
+            return torch.empty(0, self._runner.hidden_size, device=self._runner.device)
+        residual = torch.frombuffer(event.activations, dtype=torch.float32)
         return residual.view(plan.num_rows, self._runner.hidden_size).to(self._runner.device)
 
     def _output_buffer(self, kind: StepKind, rows: int) -> torch.Tensor | None:
@@ -214,8 +206,7 @@ class StageLoop:
             return
         if header.kind is FrameKind.FAILED:
             self._drop(passage)
-            if self._gateway is not None:
-                self._gateway.post(header, event.payload)
+            self._exits.pass_failure(header, event.payload)
         elif header.kind is FrameKind.COMPOSED:
             passage.is_composed = True
             self._mark_ready(passage)
@@ -229,11 +220,17 @@ class StageLoop:
 
     def _lose(self, event: PeerLost) -> None:
         log.error("peer_lost", peer=event.peer, reason=event.reason)
+        gateway = self._exits.gateway
+        if gateway is not None and gateway.peer == event.peer:
+            self._exits.gateway = None
+            self._passages.clear()
+            self._ready.clear()
+            return
         self._workers.pop(event.peer, None)
         for passage in [p for p in self._passages.values() if p.worker.peer == event.peer]:
             self._drop(passage)
-            self._fail(
-                self._header(passage, FrameKind.FAILED),
+            self._exits.fail(
+                self._segments.header(passage, FrameKind.FAILED),
                 PeerUnavailable(f"attention worker {event.peer!r} went away: {event.reason}"),
             )
 
@@ -244,9 +241,9 @@ class StageLoop:
         last = self._runner.last_layer
         if passage.is_waiting or (passage.layer >= last and not passage.is_composed):
             return
-        if passage.num_earlier_rows and passage.layer < last:
-            if passage.layer not in passage.fetched:
-                return
+        awaits_fetch = passage.num_earlier_rows > 0 and passage.layer < last
+        if awaits_fetch and passage.layer not in passage.fetched:
+            return
         if passage.plan.lane not in self._ready:
             self._order += 1
             passage.order = self._order
@@ -260,14 +257,8 @@ class StageLoop:
             prefill_first=self._prefill_first,
         )
         chosen = [self._ready.pop(item.lane) for item in items]
-        kind = chosen[0].plan.kind
         try:
-            if kind is StepKind.RELEASE:
-                self._leave(chosen)
-            elif kind is StepKind.PREFILL:
-                self._run_prefill_layer(chosen[0])
-            else:
-                self._run_decode(chosen)
+            self._run(chosen)
         except GlinthawkError as error:
             self._fail_all(chosen, error)
         except RuntimeError as error:
@@ -276,125 +267,27 @@ class StageLoop:
         elapsed = self._clock() - started
         self._metrics.segment_seconds.observe(elapsed)
         self._metrics.stage_busy_seconds.inc(elapsed)
-        if kind is StepKind.DECODE:
+        if chosen[0].plan.kind is StepKind.DECODE:
             self._metrics.batch_rows.observe(sum(item.rows for item in items))
 
-    def _run_decode(self, chosen: Sequence[Passage]) -> None:
-        layer = chosen[0].layer
-        merged = len(chosen) > 1
-        residual = torch.cat([p.residual for p in chosen]) if merged else chosen[0].residual
-        if layer > self._runner.first_layer:
-            output = torch.cat([_output(p) for p in chosen]) if merged else _output(chosen[0])
-            residual = self._runner.after_attention(
-                layer - 1, residual, output.to(self._runner.device)
-            )
-        if merged or layer > self._runner.first_layer:
-            parts = residual.split([p.plan.num_rows for p in chosen])
-            for passage, part in zip(chosen, parts, strict=True):
-                passage.residual = part
-        if layer == self._runner.last_layer:
-            self._leave(chosen)
-            return
-        positions = torch.cat([p.positions for p in chosen]) if merged else chosen[0].positions
-        qkv = self._runner.before_attention(layer, residual, positions)
-        rows = qkv.split([p.plan.num_rows for p in chosen])
-        for passage, part in zip(chosen, rows, strict=True):
-            self._attend(passage, layer, part)
-
-    def _attend(self, passage: Passage, layer: int, qkv: torch.Tensor) -> None:
-        header = self._header(passage, FrameKind.ATTEND, layer=layer, rows=passage.plan.num_rows)
-        passage.layer = layer + 1
-        passage.is_waiting = True
-        passage.sent_at = self._clock()
-        passage.worker.post(header, tensor_bytes(_to_host(qkv)))
-
-    def _run_prefill_layer(self, passage: Passage) -> None:
-        runner, layer = self._runner, passage.layer
-        if layer == runner.last_layer:
-            self._leave([passage])
-            return
-        qkv = runner.before_attention(layer, passage.residual, passage.positions)
-        header = self._header(passage, FrameKind.STORE, layer=layer, rows=passage.plan.num_rows)
-        passage.worker.post(header, tensor_bytes(_to_host(qkv[:, runner.output_width :])))
-        if passage.num_earlier_rows:
-            self._fetch(passage, layer + FETCH_AHEAD)
-        earlier = passage.fetched.pop(layer, None)
-        output = self._prefill.attend(layer, qkv, passage.plan, earlier)
-        passage.residual = runner.after_attention(layer, passage.residual, output)
-        passage.layer = layer + 1
-        self._mark_ready(passage)
-
-    def _fetch(self, passage: Passage, layer: int) -> None:
-        if layer < self._runner.last_layer:
-            rows = passage.num_earlier_rows
-            passage.worker.post(self._header(passage, FrameKind.FETCH, layer=layer, rows=rows))
-
-    # --- the way out
-
-    def _leave(self, chosen: Sequence[Passage]) -> None:
-        """Pass steps on that are through this stage's layers."""
-        for passage in chosen:
-            del self._passages[passage.plan.lane]
-        if self._tail is None:
+    def _run(self, chosen: Sequence[Passage]) -> None:
+        kind = chosen[0].plan.kind
+        is_leaving = chosen[0].layer == self._runner.last_layer
+        if kind is StepKind.DECODE:
+            self._segments.decode(chosen)
+        elif kind is StepKind.PREFILL and not is_leaving:
+            self._segments.prefill(chosen[0])
+            self._mark_ready(chosen[0])
+        if is_leaving:
             for passage in chosen:
-                self._forward(passage)
-            return
-        for passage, result in zip(chosen, self._tail.finish(chosen), strict=True):
-            self._answer(passage, result)
-
-    def _forward(self, passage: Passage) -> None:
-        if self._next_stage is None:
-            raise PeerUnavailable("the next stage is not connected to this one")
-        header = self._header(passage, FrameKind.STEP, rows=passage.plan.num_rows)
-        activations = _to_host(passage.residual) if passage.plan.num_rows else torch.empty(0)
-        composition = encode_step(passage.plan, include_tokens_and_registrations=True)
-        self._next_stage.post(header, composition, tensor_bytes(activations))
-
-    def _answer(self, passage: Passage, result: StepResult) -> None:
-        if self._gateway is None:
-            raise InvariantBroken("a step ended, and no gateway is connected to take its result")
-        self._metrics.steps.inc()
-        header = self._header(passage, FrameKind.RESULT, rows=len(result.sampled))
-        self._gateway.post(header, encode_result(result))
+                del self._passages[passage.plan.lane]
+            self._exits.leave(chosen, prefill_first=self._prefill_first)
 
     def _fail_all(self, passages: Sequence[Passage], error: GlinthawkError) -> None:
         for passage in passages:
             self._drop(passage)
-            self._fail(self._header(passage, FrameKind.FAILED), error)
-
-    def _fail(self, header: FrameHeader, error: GlinthawkError) -> None:
-        log.error("step_failed", lane=header.lane, step=header.step, error=str(error))
-        if self._gateway is not None:
-            failed = FrameHeader(
-                FrameKind.FAILED, epoch=header.epoch, lane=header.lane, step=header.step
-            )
-            self._gateway.post(failed, encode_failure(error))
+            self._exits.fail(self._segments.header(passage, FrameKind.FAILED), error)
 
     def _drop(self, passage: Passage) -> None:
         self._passages.pop(passage.plan.lane, None)
         self._ready.pop(passage.plan.lane, None)
-
-    def _header(
-        self, passage: Passage, kind: FrameKind, *, layer: int = 0, rows: int = 0
-    ) -> FrameHeader:
-        carries_flag = kind is FrameKind.STEP and self._prefill_first
-        return FrameHeader(
-            kind,
-            epoch=passage.epoch,
-            lane=passage.plan.lane,
-            step=passage.plan.step,
-            layer=layer,
-            rows=rows,
-            dtype=self._runner.wire_dtype,
-            flags=FrameFlags.PREFILL_FIRST if carries_flag else FrameFlags.NONE,
-        )
-
-
-def _output(passage: Passage) -> torch.Tensor:
-    assert passage.output is not None
-    return passage.output
-
-
-def _to_host(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a contiguous copy in host memory, which nobody writes to again."""
-    return tensor.to("cpu", copy=True, memory_format=torch.contiguous_format)

@@ -30,7 +30,8 @@ _FIELDS = np.dtype(
         ("num_logprobs", np.int32),
         ("method", np.int8),
         ("has_penalties", np.bool_),
-    ]
+    ],
+    align=True,
 )
 
 

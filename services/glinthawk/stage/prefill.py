@@ -145,11 +145,11 @@ class PrefillAttention:
     ) -> None:
         config, shape = self._config, (batch.num_sequences, batch.longest)
         rows = qkv.index_select(0, batch.index).view(*shape, -1)
-        q, k, v = rows.split([config.query_size, config.kv_size, config.kv_size], dim=2)
+        q, kv = rows[..., : config.query_size], rows[..., config.query_size :]
         mask = None
         if window is not None and window < batch.longest:
             mask = _visible(0, batch.longest, 0, batch.longest, window, qkv.device)
-        attended = self._attend(q, k, v, mask).to(output.dtype)
+        attended = self._attend(q, kv, mask).to(output.dtype)
         index = batch.index
         if batch.is_real is not None:
             attended, index = attended[batch.is_real], index[batch.is_real]
@@ -182,20 +182,18 @@ class PrefillAttention:
                     position, single.start + last, lowest, len(keys), window, qkv.device
                 )
             q = rows[None, first:last, : config.query_size]
-            k, v = keys[None].split([config.kv_size, config.kv_size], dim=2)
-            output[single.first + first : single.first + last] = self._attend(q, k, v, mask)
+            attended = self._attend(q, keys[None], mask)
+            output[single.first + first : single.first + last] = attended
 
-    def _attend(
-        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None
-    ) -> torch.Tensor:
-        """Attend [sequences, queries, Hq D] to [sequences, keys, Hkv D]; causal without a mask.
+    def _attend(self, q: torch.Tensor, kv: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """Attend [sequences, queries, Hq D] to [sequences, keys, 2 Hkv D]; causal without a mask.
 
         Returns [sequences x queries, Hq D].
         """
         config = self._config
         q, k, v = (
-            x.unflatten(2, (-1, config.head_dim)).transpose(1, 2).to(self._dtype)
-            for x in (q, k, v)
+            x.view(*x.shape[:2], -1, config.head_dim).transpose(1, 2).to(self._dtype)
+            for x in (q, kv[..., : config.kv_size], kv[..., config.kv_size :])
         )
         group = config.num_query_heads // config.num_kv_heads
         if group > 1 and not self._groups_heads:
@@ -274,5 +272,3 @@ def _build_batch(
         real = (np.arange(longest) < counts[:, None]).reshape(-1)
         is_real = torch.from_numpy(real).to(device)
     return _Batch(len(counts), longest, torch.from_numpy(index).to(device), is_real)
-
-

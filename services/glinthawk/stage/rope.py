@@ -46,9 +46,9 @@ def rotate(
 
     cos, sin: [rows, D / 2].
     """
-    rows, num_heads, head_dim = heads.shape
-    halves = heads.unflatten(2, (2, head_dim // 2))
-    rotated = out.unflatten(2, (2, head_dim // 2))
+    shape = (*heads.shape[:2], 2, heads.shape[2] // 2)
+    halves, rotated = heads.view(shape), out.view(shape)
+    rows = len(heads)
     torch.mul(halves, cos.view(rows, 1, 1, -1), out=rotated)
     sin = sin.view(rows, 1, -1)
     rotated[:, :, 0].addcmul_(halves[:, :, 1], sin, value=-1)

@@ -1,21 +1,21 @@
 """The stage process: it owns listening, signals and wiring; the work is done in the loop.
 
-    membership client --view--> links --dial--> workers, next stage
-    data server --connections--> links --events--> loop (compute thread)
+membership client --view--> links --dial--> workers, next stage
+data server --connections--> links --events--> loop (compute thread)
 """
 
 import signal
 import threading
 import time
 
+from glinthawk.config import StageConfig
 from prometheus_client import CollectorRegistry
 
 from glinthawk import __version__
-from glinthawk.config import StageConfig
 from glinthawk.errors import InvalidConfig
 from glinthawk.models.config import ModelConfig
 from glinthawk.models.load import load_config
-from glinthawk.models.source import model_digest, resolve_model
+from glinthawk.models.source import ModelFiles, model_digest, resolve_model
 from glinthawk.models.weights import load_stage_weights
 from glinthawk.stage.device import ComputePolicy, choose_policy, set_threads
 from glinthawk.stage.links import StageLinks
@@ -59,7 +59,7 @@ def run_stage(config: StageConfig) -> int:
     set_threads(config.threads)
     policy = choose_policy(config.device, config.dtype)
     started = time.monotonic()
-    runner = _load_runner(files, model, policy, first, last, config)
+    runner = _load_runner(files, model, policy, layers[config.stage])
     log.info(
         "weights_loaded",
         layers=f"{first}-{last - 1}",
@@ -71,7 +71,10 @@ def run_stage(config: StageConfig) -> int:
     return _StageProcess(config, model, policy, runner, offer).serve()
 
 
-def _load_runner(files, model, policy, first, last, config):
+def _load_runner(
+    files: ModelFiles, model: ModelConfig, policy: ComputePolicy, layers: tuple[int, int]
+) -> SegmentRunner:
+    first, last = layers
     weights = load_stage_weights(
         files,
         model,
@@ -81,9 +84,7 @@ def _load_runner(files, model, policy, first, last, config):
         device=policy.device,
         rounded_to=policy.activations,
     )
-    return SegmentRunner(
-        model, weights, policy, first_layer=first, num_positions=model.context_length
-    )
+    return SegmentRunner(model, weights, policy, num_positions=model.context_length)
 
 
 class _StageProcess:
@@ -99,7 +100,8 @@ class _StageProcess:
     ) -> None:
         self._config = config
         self._offer = offer
-        self._metrics = ServiceMetrics(CollectorRegistry())
+        self._registry = CollectorRegistry()
+        self._metrics = ServiceMetrics(self._registry)
         self._ended = threading.Event()
         self._exit_code = EXIT_OK
         self._loop = StageLoop(
@@ -134,7 +136,7 @@ class _StageProcess:
         attach_control(server, self._describe)
         server.start()
         data.start()
-        serve_metrics(self._metrics.registry, config.host, config.metrics_port)
+        serve_metrics(self._registry, config.host, config.metrics_port)
         registration = Registration(
             name=config.name,
             version=__version__,

@@ -7,8 +7,9 @@ import torch
 
 from glinthawk.core.ids import SequenceId
 from glinthawk.core.step import SampledToken, StepKind, StepPlan, StepResult, TokenLogprobs
+from glinthawk.stage.logprobs import prompt_logprobs
 from glinthawk.stage.runner import SegmentRunner
-from glinthawk.stage.sampler import Sampler, prompt_logprobs
+from glinthawk.stage.sampler import Sampler
 from glinthawk.stage.work import Passage
 
 LOGIT_ROWS = 256

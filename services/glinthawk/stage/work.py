@@ -66,7 +66,12 @@ class Passage:
 
 def tensor_bytes(tensor: torch.Tensor) -> memoryview:
     """Return the bytes of a contiguous tensor in host memory, without a copy."""
-    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+    return tensor.reshape(-1).view(torch.uint8).numpy().data
+
+
+def host_copy(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a contiguous copy in host memory, which nobody writes to again."""
+    return tensor.to("cpu", copy=True, memory_format=torch.contiguous_format)
 
 
 def row_positions(plan: StepPlan) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

@@ -81,6 +81,7 @@ class FrameFlags(IntFlag):
 _KINDS = {int(kind): kind for kind in FrameKind}
 _DTYPES: dict[int, DType | None] = {0: None, **{int(dtype): dtype for dtype in DType}}
 _KNOWN_FLAGS = int(FrameFlags.PARTIAL | FrameFlags.PREFILL_FIRST)
+_FLAGS = tuple(FrameFlags(value) for value in range(_KNOWN_FLAGS + 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +177,7 @@ class FrameHeader:
             layer,
             rows,
             _DTYPES[dtype],
-            FrameFlags(flags),
+            _FLAGS[flags],
             payload_bytes,
         )
 

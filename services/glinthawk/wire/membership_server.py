@@ -57,7 +57,8 @@ class _Session:
         self.lease_s = lease_s
         self.last_seen = now
         self.outbox: queue.SimpleQueue[GatewayMessage | None] = queue.SimpleQueue()
-        self.ended: tuple[str, bool] | None = None
+        self.calls = threading.RLock()  # held while the handler is told about this member
+        self.is_ended = False
 
 
 class MembershipServer:
@@ -106,7 +107,7 @@ class MembershipServer:
             sessions = list(self._sessions.values())
             self._sessions.clear()
         for session in sessions:
-            session.ended = (reason, False)
+            session.is_ended = True
             session.outbox.put(Shutdown(reason))
             session.outbox.put(None)
         if self._monitor.is_alive():
@@ -208,8 +209,9 @@ class MembershipServer:
                 if isinstance(message, Leaving):
                     self._end(session, message.reason, lost=False)
                     return
-                if isinstance(message, Heartbeat) and session.ended is None:
-                    self._handler.on_heartbeat(name, message)
+                with session.calls:
+                    if isinstance(message, Heartbeat) and not session.is_ended:
+                        self._handler.on_heartbeat(name, message)
         except InvalidRequest as error:
             self._end(session, f"{name} sent a bad message: {error}", lost=True)
         except grpc.RpcError:
@@ -220,15 +222,16 @@ class MembershipServer:
     def _end(self, session: _Session, reason: str, *, lost: bool) -> None:
         """Remove a session, once, and tell the handler."""
         name = session.registration.name
-        with self._lock:
-            if session.ended is not None:
-                return
-            session.ended = (reason, lost)
-            if self._sessions.get(name) is session:
-                del self._sessions[name]
-        session.outbox.put(None)
-        _log.warning("member_left", name=name, reason=reason, lost=lost)
-        self._handler.on_leave(name, reason, lost)
+        with session.calls:
+            with self._lock:
+                if session.is_ended:
+                    return
+                session.is_ended = True
+                if self._sessions.get(name) is session:
+                    del self._sessions[name]
+            session.outbox.put(None)
+            _log.warning("member_left", name=name, reason=reason, lost=lost)
+            self._handler.on_leave(name, reason, lost)
 
 
 class _MembershipServicer(membership_pb2_grpc.MembershipServicer):

@@ -10,19 +10,24 @@ from collections.abc import Callable
 
 from glinthawk.errors import PeerUnavailable
 from glinthawk.wire.frames import FrameError, FrameHeader
-from glinthawk.wire.transport import Buffer, Connection
+from glinthawk.wire.transport import Buffer, Connection, view_bytes
 
 OnLost = Callable[[str, str], None]
 """Called once with the peer's name and the reason when a connection breaks."""
 
 
 class Outbox:
-    """Sends frames over `connection` from a thread of its own."""
+    """Sends frames over `connection` from a thread of its own.
 
-    def __init__(self, connection: Connection, on_lost: OnLost) -> None:
+    count_bytes: learns the payload bytes of each frame that was sent.
+    """
+
+    def __init__(
+        self, connection: Connection, on_lost: OnLost, count_bytes: Callable[[float], None]
+    ) -> None:
         self.connection = connection
-        self.bytes_sent = 0
         self._on_lost = on_lost
+        self._count_bytes = count_bytes
         self._queue: queue.SimpleQueue[tuple[FrameHeader, tuple[Buffer, ...]] | None] = (
             queue.SimpleQueue()
         )
@@ -56,4 +61,4 @@ class Outbox:
             except (PeerUnavailable, FrameError) as error:
                 self._on_lost(self.peer, str(error))
                 return
-            self.bytes_sent += sum(memoryview(buffer).nbytes for buffer in buffers)
+            self._count_bytes(sum(view_bytes(buffer).nbytes for buffer in buffers))

@@ -28,21 +28,24 @@ _CLOSE_WAIT_S = 1.0
 class TcpOptions:
     """How sockets are set up.
 
-    buffer_bytes: send and receive buffer asked of the kernel (which may give less).
+    buffer_bytes: fixed size of the send and receive buffers; None lets the kernel fit them to
+    the link, which it does up to net.ipv4.tcp_rmem and tcp_wmem (a fixed size is capped by
+    net.core.rmem_max, and by default that is far less than a long link needs).
     cut_after_s: a peer that acknowledges nothing, or leaves its buffers full, for so long is
     taken for dead. payload_limit: largest payload accepted, bytes.
     """
 
-    buffer_bytes: int = 4 << 20
+    buffer_bytes: int | None = None
     cut_after_s: float = 10.0
     payload_limit: int = DEFAULT_PAYLOAD_LIMIT
 
 
 def configure_socket(sock: socket.socket, options: TcpOptions) -> None:
-    """Set the options that frames want: no delay, big buffers, notice of a cut peer."""
+    """Set the options that frames want: no delay, notice of a cut peer, buffers."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, options.buffer_bytes)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, options.buffer_bytes)
+    if options.buffer_bytes is not None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, options.buffer_bytes)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, options.buffer_bytes)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     seconds = max(1, round(options.cut_after_s / 3))
     for name, value in (
@@ -79,18 +82,20 @@ class TcpConnection(Connection):
         views = [view_bytes(buffer) for buffer in buffers]
         size = sum(map(len, views))
         check_payload(size, self._limit)
-        head = memoryview(header.pack(size))
+        head = header.pack(size)
         with self._send_lock:
-            self._check_open()
+            if self._closed_because is not None:
+                raise self._closed()
             try:
-                self._send_all([head, *(view for view in views if len(view))])
+                self._send_all([head, *filter(len, views)])
             except OSError as error:
                 raise self._broken("send", error) from error
 
     def receive(self, allocate: Allocate = allocate_fresh) -> tuple[FrameHeader, memoryview]:
         """Wait for the next frame; see `Connection.receive`."""
         with self._receive_lock:
-            self._check_open()
+            if self._closed_because is not None:
+                raise self._closed()
             try:
                 self._fill(self._header_view)
                 header = FrameHeader.unpack(self._header, self._limit)
@@ -116,29 +121,32 @@ class TcpConnection(Connection):
         for lock in held:
             lock.release()
 
-    def _send_all(self, views: list[memoryview]) -> None:
-        while views:
+    def _send_all(self, views: list[bytes | memoryview]) -> None:
+        left = sum(map(len, views))
+        while True:
             sent = self._sock.sendmsg(views[:_IOV_LIMIT])
+            left -= sent
+            if not left:
+                return
             done = 0
-            while done < len(views) and sent >= len(views[done]):
+            while sent >= len(views[done]):
                 sent -= len(views[done])
                 done += 1
             del views[:done]
-            if sent:
-                views[0] = views[0][sent:]
+            views[0] = memoryview(views[0])[sent:]
 
     def _fill(self, view: memoryview) -> None:
-        while len(view):
-            received = self._sock.recv_into(view, 0, socket.MSG_WAITALL)
+        left = len(view)
+        while left:
+            received = self._sock.recv_into(view, left, socket.MSG_WAITALL)
             if received == 0:
                 raise ConnectionResetError("the other side closed the connection")
-            view = view[received:]
+            left -= received
+            if left:
+                view = view[received:]
 
-    def _check_open(self) -> None:
-        if self._closed_because is not None:
-            raise PeerUnavailable(
-                f"the connection to {self._peer} is closed: {self._closed_because}"
-            )
+    def _closed(self) -> PeerUnavailable:
+        return PeerUnavailable(f"the connection to {self._peer} is closed: {self._closed_because}")
 
     def _broken(self, action: str, error: OSError) -> PeerUnavailable:
         self._shut(f"{action} failed: {error}")

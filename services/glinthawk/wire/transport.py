@@ -27,17 +27,15 @@ def view_bytes(buffer: Buffer) -> memoryview:
     Raises:
         InvariantBroken: an array whose bytes do not lie one after another.
     """
-    if isinstance(buffer, np.ndarray):
-        if not buffer.flags.c_contiguous:
-            raise InvariantBroken(
-                f"an array of shape {buffer.shape} and strides {buffer.strides} is not contiguous: "
-                "copy it before it is sent"
-            )
-        return buffer.reshape(-1).view(np.uint8).data
-    view = memoryview(buffer)
-    if view.nbytes == 0:
-        return memoryview(b"")
-    return view if view.format == "B" and view.ndim == 1 else view.cast("B")
+    view = buffer.data if isinstance(buffer, np.ndarray) else memoryview(buffer)
+    if not view.c_contiguous:
+        raise InvariantBroken(
+            f"a buffer of shape {view.shape} and strides {view.strides} is not contiguous: copy it "
+            "before it is sent"
+        )
+    if view.format == "B" and view.ndim == 1:
+        return view
+    return view.cast("B") if view.nbytes else memoryview(b"")
 
 
 class Connection(ABC):

@@ -1,6 +1,6 @@
 """A tokenizer of bytes, and small constructors, for tests of the gateway."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from glinthawk.core.sampling import SamplingParams
@@ -23,11 +23,16 @@ class ByteTokenizer:
     """Tokens 0 to 255 are bytes; then two marks, and tokens of several bytes."""
 
     vocab_size = 300
+    eos_token_ids = (END,)
+    has_text = True
+    strips_first_space = False
 
-    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         return list(text.encode())
 
-    def apply_chat_template(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+    def apply_chat_template(
+        self, messages: Sequence[dict[str, Any]], *, add_generation_prompt: bool = True
+    ) -> list[int]:
         tokens: list[int] = []
         for message in messages:
             if message["content"] == "refuse me":

@@ -3,7 +3,6 @@ import math
 from typing import Any
 
 import pytest
-from unit.gateway.factories import END, START, ByteTokenizer, make_logprobs, make_request
 
 from glinthawk import errors
 from glinthawk.core.step import TokenLogprobs
@@ -20,6 +19,7 @@ from glinthawk.gateway.detokenize import ChoiceResult, FinishReason
 from glinthawk.gateway.logprobs import LOWEST_LOGPROB, build_echo
 from glinthawk.gateway.prompts import Prompt
 from glinthawk.gateway.requests import Endpoint, ParsedRequest, RefusedLine
+from unit.gateway.factories import END, START, ByteTokenizer, make_logprobs, make_request
 
 DIGEST = "0123456789abcdef" * 4
 IDS = build_line_ids(DIGEST, 7)
@@ -224,7 +224,9 @@ def test_errors_have_the_status_of_their_kind(error: errors.GlinthawkError, stat
     assert (code, body["error"]["code"]) == (status, status)
 
 
-@pytest.mark.parametrize("text", ["a\nb", "\u2028\u2029\x85", "\ud800", "\u20ac \U0001f600", "\x00"])
+@pytest.mark.parametrize(
+    "text", ["a\nb", "\u2028\u2029\x85", "\ud800", "\u20ac \U0001f600", "\x00"]
+)
 def test_every_text_stays_on_one_line_and_comes_back(text: str) -> None:
     line = build_output_line(IDS, text, 200, {"text": text})
     assert len(line.decode().splitlines()) == 1
@@ -244,3 +246,9 @@ def test_line_ids_are_stable_and_tell_their_line() -> None:
 def test_foreign_ids_are_of_no_line(line_id: object) -> None:
     assert parse_line_id(line_id, DIGEST) is None
     assert parse_line_id(IDS.line, "f" * 64) is None
+
+
+def test_text_is_written_as_it_reads() -> None:
+    assert "\u20ac \U0001f600".encode() in build_output_line(
+        IDS, "a", 200, {"text": "\u20ac \U0001f600"}
+    )

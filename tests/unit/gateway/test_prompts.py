@@ -1,19 +1,19 @@
 from typing import Any
 
 import pytest
-from unit.gateway.factories import START, ByteTokenizer
 
 from glinthawk.errors import InvalidRequest
 from glinthawk.gateway.fields import Fields
 from glinthawk.gateway.prompts import MAX_PROMPTS, Prompt, parse_messages, parse_prompts
+from unit.gateway.factories import START, ByteTokenizer
 
 
 def prompts_of(prompt: Any) -> tuple[Prompt, ...]:
-    return parse_prompts(Fields({"prompt": prompt}), ByteTokenizer())
+    return parse_prompts(Fields({"prompt": prompt}), ByteTokenizer(), 300)
 
 
 def chat_tokens(*messages: Any) -> tuple[int, ...]:
-    return parse_messages(Fields({"messages": list(messages)}), ByteTokenizer()).tokens
+    return parse_messages(Fields({"messages": list(messages)}), ByteTokenizer(), 300).tokens
 
 
 def test_all_four_forms_of_a_prompt_are_read() -> None:
@@ -92,4 +92,14 @@ def test_other_messages_are_refused_by_name(message: Any, words: str) -> None:
 @pytest.mark.parametrize("messages", [None, [], "hi", {}])
 def test_there_must_be_a_message(messages: Any) -> None:
     with pytest.raises(InvalidRequest, match="at least one message"):
-        parse_messages(Fields({"messages": messages}), ByteTokenizer())
+        parse_messages(Fields({"messages": messages}), ByteTokenizer(), 300)
+
+
+def test_a_text_whose_tokens_the_model_has_not_is_refused() -> None:
+    for parse, fields in (
+        (parse_prompts, {"prompt": "b"}),
+        (parse_prompts, {"prompt": ["a", "b"]}),
+        (parse_messages, {"messages": [{"role": "user", "content": "b"}]}),
+    ):
+        with pytest.raises(InvalidRequest, match="it has 98 tokens"):
+            parse(Fields(fields), ByteTokenizer(), 98)

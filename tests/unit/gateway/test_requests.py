@@ -3,13 +3,13 @@ import json
 from typing import Any
 
 import pytest
-from unit.gateway.factories import END, START, make_model
 
 from glinthawk.core.sampling import SamplingParams
 from glinthawk.errors import InvalidRequest
 from glinthawk.gateway.requests import (
     BatchLine,
     Endpoint,
+    ModelContext,
     ParsedRequest,
     RefusedLine,
     derive_seed,
@@ -17,15 +17,15 @@ from glinthawk.gateway.requests import (
     parse_line,
     parse_request,
 )
+from glinthawk.models.tokenizer import TokenIdsOnly
+from unit.gateway.factories import END, START, make_model
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 
 
 def completions(max_sequence_length: int = 100, **body: Any) -> ParsedRequest:
     body = {"prompt": "hello"} | body
-    return parse_body(
-        Endpoint.COMPLETIONS, body, make_model(max_sequence_length), default_seed=5
-    )
+    return parse_body(Endpoint.COMPLETIONS, body, make_model(max_sequence_length), default_seed=5)
 
 
 def chat(max_sequence_length: int = 100, **body: Any) -> ParsedRequest:
@@ -280,3 +280,24 @@ def test_min_tokens_may_reach_the_limit_but_not_pass_it() -> None:
     assert sampling_of(max_tokens=4, min_tokens=4).min_tokens == 4
     assert refusal(completions, max_tokens=4, min_tokens=5).param == "min_tokens"
     assert refusal(completions, max_sequence_length=8, min_tokens=4).param == "min_tokens"
+
+
+def test_the_models_vocabulary_counts_where_it_is_not_the_tokenizers() -> None:
+    model = dataclasses.replace(make_model(), vocab_size=400)
+    body = {"prompt": [399], "stop_token_ids": [399]}
+    request = parse_body(Endpoint.COMPLETIONS, body, model, default_seed=0)
+    assert request.prompts[0].tokens == (399,)
+    with pytest.raises(InvalidRequest, match="0 to 399"):
+        parse_body(Endpoint.COMPLETIONS, {"prompt": [400]}, model, default_seed=0)
+
+
+def test_a_model_without_text_takes_token_ids_only() -> None:
+    model = ModelContext(TokenIdsOnly(), 100, frozenset(), vocab_size=50)
+    body: dict[str, Any] = {"prompt": [49], "max_tokens": 2}
+    assert parse_body(Endpoint.COMPLETIONS, body, model, default_seed=0).prompts[0].tokens == (49,)
+    with pytest.raises(InvalidRequest, match="stop needs text"):
+        parse_body(Endpoint.COMPLETIONS, body | {"stop": "x"}, model, default_seed=0)
+    with pytest.raises(InvalidRequest, match="token ids"):
+        parse_body(Endpoint.COMPLETIONS, {"prompt": "x"}, model, default_seed=0)
+    with pytest.raises(InvalidRequest, match="no chat template"):
+        parse_body(Endpoint.CHAT, {"messages": MESSAGES}, model, default_seed=0)

@@ -93,10 +93,10 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.flying.append(plan)
         self.scheduler.check_integrity()
 
-    @rule()
-    def refuse_all(self) -> None:
+    @rule(recompute=st.booleans())
+    def refuse_all(self, recompute: bool) -> None:
         for plan in self.scheduler.plan():
-            self.scheduler.revert(plan.lane, plan.step)
+            self.scheduler.revert(plan.lane, plan.step, recompute=recompute)
             self.scheduler.check_integrity()
 
     @precondition(lambda self: self.flying)
@@ -153,7 +153,7 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     def check_inputs(self, plan: StepPlan) -> None:
         """Every row reads the token that stands at its position."""
-        rows = np.concatenate([[0], np.cumsum(plan.counts)]).tolist()
+        rows = [0, *np.cumsum(plan.counts).tolist()]
         starts = {start.sequence: start for start in plan.registrations}
         for i, sequence in enumerate(plan.sequences.tolist()):
             tokens = self.tokens[sequence]

@@ -27,17 +27,17 @@ LLAMA3 = Llama3Scaling(
     factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_context_length=64
 )
 
-SIZES = dict(
-    num_hidden_layers=3,
-    hidden_size=48,
-    intermediate_size=96,
-    num_attention_heads=6,
-    num_key_value_heads=2,
-    vocab_size=101,
-    max_position_embeddings=512,
-    initializer_range=0.3,
-    attn_implementation="eager",
-)
+SIZES = {
+    "num_hidden_layers": 3,
+    "hidden_size": 48,
+    "intermediate_size": 96,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "vocab_size": 101,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.3,
+    "attn_implementation": "eager",
+}
 
 
 def build_reference(family: str) -> tuple[PreTrainedModel, ModelConfig]:
@@ -56,7 +56,9 @@ def build_reference(family: str) -> tuple[PreTrainedModel, ModelConfig]:
             }
         if family == "linear":
             extra["rope_parameters"] = {
-                "rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0,
+                "rope_type": "linear",
+                "rope_theta": 10000.0,
+                "factor": 4.0,
             }
         if family == "biased":
             extra.update(attention_bias=True, mlp_bias=True)

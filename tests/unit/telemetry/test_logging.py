@@ -59,5 +59,5 @@ def test_logs_go_to_stderr_by_default(capsys: pytest.CaptureFixture[str]) -> Non
 
 @pytest.mark.parametrize(("level", "log_format"), [("loud", "json"), ("info", "xml")])
 def test_unknown_settings_are_refused_by_name(level: str, log_format: str) -> None:
-    with pytest.raises(InvalidConfig, match="loud|xml"):
+    with pytest.raises(InvalidConfig, match=r"loud|xml"):
         configure_logging(level, log_format, role="r", name="n")

@@ -28,7 +28,8 @@ static inline int pages_ahead(const Layout& l) {
 
 static inline Vec exp_of(Vec x) {
   // 2^n * e^r, |r| <= ln(2) / 2; the polynomial is Taylor's to degree 6 (error 2e-8).
-  x = max(x, broadcast(-87.0f));
+  // A NaN stays one: max returns its second operand then.
+  x = max(broadcast(-87.0f), x);
   const Vec n = round_even(mul(x, broadcast(1.44269504088896341f)));
   Vec r = fma(n, broadcast(-0.693359375f), x);
   r = fma(n, broadcast(2.12194440e-4f), r);
@@ -220,7 +221,9 @@ static inline void score_tokens(const char* tile, int dim, int tokens, const flo
   for (int d = 0; d < dim; ++d) {
     const char* row = tile + d * row_bytes;
     if constexpr (Prefetch) {
-      __builtin_prefetch(ahead + d * row_bytes, 0, 3);
+      for (int64_t line = 0; line < NV * kW * item_bytes(F); line += 64) {
+        __builtin_prefetch(ahead + d * row_bytes + line, 0, 3);
+      }
     }
     Vec k[NV];
     for (int v = 0; v < NV; ++v) {

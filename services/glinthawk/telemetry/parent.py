@@ -1,0 +1,35 @@
+"""Ends this process when the one that started it is gone, however it went."""
+
+import ctypes
+import os
+import signal
+import threading
+import time
+
+from glinthawk.telemetry.logging import get_logger
+
+_PR_SET_PDEATHSIG = 1
+_CHECK_EVERY_S = 0.5
+_GRACE_S = 5.0
+
+log = get_logger("telemetry.parent")
+
+
+def end_with_parent() -> None:
+    """Arrange that this process gets SIGTERM, and is ended, once its parent is gone.
+
+    Linux is asked for the signal; a thread also watches, for the parent may be gone already, and
+    the signal is sent when the *thread* that started this process ends.
+    """
+    parent = os.getppid()
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    threading.Thread(target=_watch, args=(parent,), name="parent-watch", daemon=True).start()
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent and parent != 1:
+        time.sleep(_CHECK_EVERY_S)
+    log.warning("parent_gone", parent=parent)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_GRACE_S)
+    os._exit(1)

@@ -1,0 +1,62 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from glinthawk.core.dtype import DType
+from glinthawk.errors import InvalidConfig
+from glinthawk.stage import device
+from glinthawk.stage.device import choose_policy, has_native_bfloat16, set_threads, torch_dtype
+
+
+def test_a_cpu_multiplies_in_float32_unless_it_has_bfloat16_products() -> None:
+    narrow = torch.bfloat16 if has_native_bfloat16() else torch.float32
+    expected = {
+        "float32": (DType.FLOAT32, torch.float32, None),
+        "float16": (DType.FLOAT16, torch.float32, torch.float16),
+        "bfloat16": (DType.BFLOAT16, narrow, None if narrow is torch.bfloat16 else torch.bfloat16),
+    }
+    for dtype, (wire, products, rounded_to) in expected.items():
+        policy = choose_policy("cpu", dtype)
+        assert (policy.wire, policy.products, policy.rounded_to) == (wire, products, rounded_to)
+        assert policy.activations is torch_dtype(wire)
+
+
+def test_auto_takes_bfloat16_only_where_it_is_native(monkeypatch: pytest.MonkeyPatch) -> None:
+    for native, wire in ((True, DType.BFLOAT16), (False, DType.FLOAT32)):
+        monkeypatch.setattr(device, "has_native_bfloat16", lambda n=native: n)
+        policy = choose_policy("cpu")
+        assert policy.wire is wire
+        assert policy.products is torch_dtype(wire)
+
+
+def test_a_device_or_format_that_is_not_there_is_refused_by_name() -> None:
+    with pytest.raises(InvalidConfig, match="device 'tpu' is not one of auto, cpu, cuda"):
+        choose_policy("tpu")
+    with pytest.raises(InvalidConfig, match=r"'int8'.*or auto"):
+        choose_policy("cpu", "int8")
+    with pytest.raises(InvalidConfig, match="threads is 0"):
+        set_threads(0)
+    if not torch.cuda.is_available():
+        assert choose_policy("auto").device.type == "cpu"
+        with pytest.raises(InvalidConfig, match="use --device cpu"):
+            choose_policy("cuda")
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("flags\t: fpu avx2 f16c", False),
+        ("flags\t: fpu avx512_bf16 avx512f", True),
+        ("flags\t: amx_bf16", True),
+        ("Features\t: asimd bf16", True),
+        ("model name\t: avx512_bf16", False),
+    ],
+)
+def test_bfloat16_products_are_read_off_the_cpus_flags(
+    tmp_path: Path, flags: str, expected: bool
+) -> None:
+    cpu_info = tmp_path / "cpuinfo"
+    cpu_info.write_text(f"processor\t: 0\n{flags}\n\n")
+    assert has_native_bfloat16(cpu_info) is expected
+    assert not has_native_bfloat16(tmp_path / "missing")
