@@ -43,7 +43,7 @@ def parse_address(value: str) -> tuple[str, int]:
         ValueError: it is none.
     """
     host, separator, port = value.rpartition(":")
-    if not separator or not host or not port.isdigit() or int(port) > 65535:
+    if not separator or not host or not port.isdecimal() or int(port) > 65535:
         raise ValueError(f"{value!r} is no address; write it like 10.0.0.5:7070")
     return host.strip("[]"), int(port)
 
@@ -312,6 +312,12 @@ def _read_secret(path: Path | None) -> str | None:
     if path is None:
         return None
     try:
-        return path.read_text(encoding="utf-8").strip()
+        secret = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidConfig(f"secret_file {path} cannot be read: {error}") from error
+    if not secret or not secret.isascii() or not secret.isprintable():
+        raise InvalidConfig(
+            f"secret_file {path} holds {len(secret)} characters that make no secret: write one "
+            "line of printable ASCII into it, such as 'openssl rand -hex 32' prints"
+        )
+    return secret

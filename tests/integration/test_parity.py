@@ -4,6 +4,7 @@ import random
 from pathlib import Path
 
 import pytest
+
 from batch_runs import completion, run_batch
 from factories_models import FAMILIES, make_tiny_model
 from references import Reference, assert_same_tokens, greedy, load_reference_model

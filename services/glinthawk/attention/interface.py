@@ -24,7 +24,7 @@ import numpy.typing as npt
 from glinthawk.core.dtype import DType
 from glinthawk.core.geometry import KVGeometry
 
-WIRE_TYPES = {
+WIRE_TYPES: dict[DType, np.dtype[Any]] = {
     DType.FLOAT32: np.dtype(np.float32),
     DType.FLOAT16: np.dtype(np.float16),
     DType.BFLOAT16: np.dtype(np.uint16),

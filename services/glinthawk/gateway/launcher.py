@@ -1,17 +1,20 @@
 """Starts stages and attention workers on this machine and takes them down again."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import IO
 
-from glinthawk.config import BatchConfig, count_cores
+from glinthawk.config import ENVIRONMENT_PREFIX, BatchConfig, PeerConfig, count_cores
 from glinthawk.errors import InvalidConfig, PeerUnavailable
 from glinthawk.telemetry.logging import get_logger
+from glinthawk.telemetry.parent import PARENT_VARIABLE
 
 log = get_logger("gateway.launcher")
 
@@ -40,9 +43,9 @@ def share_threads(
 ) -> ThreadShares:
     """Return the threads of each process.
 
-    text: a number for each role, or ``stage=2,attention=1``; None shares out the cores: each
-    role gets all of them, for stages and workers wait for each other much of the time and
-    threads that wait do not spin.
+    text: a number for each role, or ``stage=2,attention=1``. None shares out the cores within
+    each role: each role as a whole may use all of them, for stages and workers wait for each
+    other much of the time, and threads that wait do not spin.
 
     Raises:
         InvalidConfig: the text is none of these.
@@ -55,7 +58,7 @@ def share_threads(
         return ThreadShares(**shares)
     for part in text.split(","):
         role, separator, count = part.strip().rpartition("=")
-        if not count.isdigit() or int(count) < 1 or (separator and role not in shares):
+        if not count.isdecimal() or int(count) < 1 or (separator and role not in shares):
             raise InvalidConfig(
                 f"--threads {text!r}: write a number from 1 on, or stage=2,attention=1"
             )
@@ -88,7 +91,9 @@ class _Child:
         """Say how it ended and what it said last."""
         self._reader.join(1.0)
         code = self.process.returncode
-        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        how = f"was killed by {_signal_name(-code)}"
+        if code >= 0:
+            how = f"ended with exit code {code}"
         said = "".join(f"\n    {line}" for line in self.tail)
         return f"{self.name} {how}" + (f"; its last lines:{said}" if said else "")
 
@@ -96,6 +101,19 @@ class _Child:
         with stream:
             for line in stream:
                 self.tail.append(line.decode("utf-8", "replace").rstrip())
+
+
+def build_environment(environment: Mapping[str, str], *, threads: int) -> dict[str, str]:
+    """Return the environment of a process that computes with `threads` threads.
+
+    Settings for all processes (`GLINTHAWK_<FIELD>`) were read by the command already, and a port
+    among them cannot be everybody's; those for one role (`GLINTHAWK_STAGE_<FIELD>`) stay.
+    """
+    fields = {*BatchConfig.model_fields, *PeerConfig.model_fields}
+    taken = {ENVIRONMENT_PREFIX + field.upper() for field in fields}
+    kept = {name: value for name, value in environment.items() if name not in taken}
+    own = {"OMP_NUM_THREADS": str(threads), PARENT_VARIABLE: str(os.getpid())}
+    return {**kept, **_QUIET_THREADS, **own}
 
 
 class Launcher:
@@ -120,9 +138,7 @@ class Launcher:
                 "attention",
                 f"attention-{index}",
                 shares.attention,
-                {
-                    "--kv-memory": str(config.kv_memory),
-                },
+                {"--kv-memory": str(config.kv_memory)},
             )
         for index in range(config.stages):
             options = {
@@ -168,12 +184,22 @@ class Launcher:
             "--name": name,
             "--gateway": self._gateway_address,
             "--threads": str(threads),
+            "--host": "127.0.0.1",
             "--transport": config.transport,
+            # Nobody sees these lines but in the tail of a process that failed.
             "--log-level": "info" if config.log_level == "warning" else config.log_level,
+            "--log-format": config.log_format,
         }
         if config.secret_file is not None:
             options["--secret-file"] = str(config.secret_file)
         command = [sys.executable, "-m", "glinthawk", role, "--exit-with-parent"]
         command += [text for pair in options.items() for text in pair]
-        environment = {**os.environ, **_QUIET_THREADS, "OMP_NUM_THREADS": str(threads)}
+        environment = build_environment(os.environ, threads=threads)
         self._children.append(_Child(name, command, environment))
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

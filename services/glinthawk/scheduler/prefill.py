@@ -32,7 +32,8 @@ class Chunk:
 
 def plan_prefill(books: Books) -> list[tuple[WorkerState, list[Chunk]]]:
     """Return the prefill steps that start now, packed; admits waiting sequences."""
-    steps: list[tuple[WorkerState, list[Chunk]]] = []
+    for worker in books.workers.values():
+        worker.planned = None
     flying = sum(worker.prefills_flying for worker in books.workers.values())
     slots = books.config.prefills_in_flight - flying
     ready = [
@@ -65,11 +66,9 @@ def plan_prefill(books: Books) -> list[tuple[WorkerState, list[Chunk]]]:
         chunks = packed.setdefault(worker.name, [])
         room = books.config.prefill_tokens - _rows(chunks)
         chunks.append(_chunk(sequence, room))
-    for name, chunks in packed.items():
-        for chunk in chunks:
-            chunk.sequence.prefilled = chunk.start + chunk.count
-        steps.append((books.workers[name], chunks))
-    return steps
+    for chunk in (chunk for chunks in packed.values() for chunk in chunks):
+        chunk.sequence.prefilled = chunk.start + chunk.count
+    return [(books.workers[name], chunks) for name, chunks in packed.items()]
 
 
 def can_admit(books: Books, worker: WorkerState, sequence: Sequence) -> bool:
@@ -104,14 +103,16 @@ def _peak_fits(books: Books, worker: WorkerState, sequence: Sequence, limit: flo
     output, its first quarter and sixteenth, may have only that share of the memory.
     """
     page = worker.geometry.page_tokens
-    forecast = worker.forecast()
+    if worker.planned is None:
+        worker.planned = worker.forecast()
+    forecast = worker.planned
     own, rest, output = own_forecast(sequence, page)
     peak = forecast.peak_with(own, rest, page)
     if peak > limit:
         worker.refused.add(sequence.id)
         return False
     coming = min(
-        -(-len(books.queue) // len(books.workers)), books.rows_per_worker - worker.num_running
+        -(-(len(books.queue) - 1) // len(books.workers)), books.rows_per_worker - worker.num_running
     )
     if peak + coming * (own + rest + page / 2) <= limit:
         return True
@@ -187,3 +188,6 @@ def _admit(books: Books, worker: WorkerState, sequence: Sequence) -> None:
     sequence.expected_end = group.prompt_tokens + books.expected_output(group)
     worker.place(sequence, worker.geometry.num_pages(len(sequence.tokens)))
     worker.prefilling.append(sequence)
+    if worker.planned is not None:
+        page = worker.geometry.page_tokens
+        worker.planned = worker.planned.extended(own_forecast(sequence, page))

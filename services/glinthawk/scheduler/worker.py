@@ -23,7 +23,8 @@ class WorkerState:
     """One worker. sequences: all that hold pages. releases: to be told with its next step.
     unreleased: those of `releases`, and those told in steps not yet back.
     forks: groups with choices that wait to fork here. short: growth failed in this plan.
-    refused: waiting sequences that did not fit since something was last freed."""
+    refused: waiting sequences that did not fit since something was last freed.
+    planned: the forecast that admission extends during one plan; None when it is out of date."""
 
     def __init__(self, name: str, kv_bytes: int, geometry: KVGeometry) -> None:
         self.name = name
@@ -43,6 +44,7 @@ class WorkerState:
         self.num_held = 0
         self.short = False
         self.refused: set[SequenceId] = set()
+        self.planned: Forecast | None = None
 
     @property
     def free(self) -> int:
@@ -92,6 +94,7 @@ class WorkerState:
         sequence.pages = sequence.prefilled = 0
         sequence.known = sequence.settled = False
         self.refused.clear()
+        self.planned = None
 
     def shared_pages(self) -> int:
         """Pages in shared runs, each run counted once."""
@@ -145,6 +148,14 @@ class Forecast:
         totals = np.cumsum(np.append(self.own, own)[order])
         totals = totals + np.arange(1, len(rests) + 1) * (rests[order] + page_tokens / 2)
         return float(totals.max())
+
+    def extended(self, row: tuple[int, int, int]) -> Forecast:
+        """Return this with one more sequence."""
+        return Forecast(
+            np.append(self.own, row[0]),
+            np.append(self.rest, row[1]),
+            np.append(self.output, row[2]),
+        )
 
     def young_tokens(self, share: float, page_tokens: int) -> float:
         """Return the KV, at the mean of their lives, of sequences that still have more than

@@ -7,6 +7,7 @@ gateway and the stage before it.
 
 import threading
 from dataclasses import dataclass
+from functools import partial
 
 from glinthawk.errors import GlinthawkError, PeerUnavailable
 from glinthawk.stage.loop import StageLoop
@@ -62,7 +63,9 @@ class StageLinks:
     def accept(self, connection: Connection, hello: Hello) -> None:
         """Serve a connection that was dialled by the gateway or the stage before this one."""
         if hello.role == GATEWAY_ROLE:
-            outbox = Outbox(connection, self._on_lost, self._metrics.bytes_sent.inc)
+            outbox = Outbox(
+                connection, partial(self._lose, hello.epoch), self._metrics.bytes_sent.inc
+            )
             self._outboxes.append(outbox)
             self._loop.post(GatewayConnected(outbox))
         fence = EpochFence()
@@ -75,7 +78,7 @@ class StageLinks:
                 elif header.kind is FrameKind.STEP:
                     self._loop.post(_read_step(header, payload))
         except (PeerUnavailable, FrameError) as error:
-            self._on_lost(hello.name, str(error))
+            self._lose(hello.epoch, hello.name, str(error))
 
     def close(self) -> None:
         """Close every connection, after what is queued has been sent."""
@@ -98,7 +101,7 @@ class StageLinks:
             workers[member.name] = outbox
             threading.Thread(
                 target=self._read_worker,
-                args=(member.name, outbox.connection),
+                args=(member.name, outbox.connection, epoch),
                 name=f"from-{member.name}",
                 daemon=True,
             ).start()
@@ -109,12 +112,12 @@ class StageLinks:
 
     def _dial(self, member: Member, epoch: int) -> Outbox:
         connection = dial(member.address, self._name, epoch, self._dial_options)
-        outbox = Outbox(connection, self._on_lost, self._metrics.bytes_sent.inc)
+        outbox = Outbox(connection, partial(self._lose, epoch), self._metrics.bytes_sent.inc)
         self._outboxes.append(outbox)
         log.info("linked", peer=member.name, role=member.role.value, epoch=epoch)
         return outbox
 
-    def _read_worker(self, worker: str, connection: Connection) -> None:
+    def _read_worker(self, worker: str, connection: Connection, epoch: int) -> None:
         def allocate(header: FrameHeader) -> memoryview:
             buffer = self._loop.receive_buffer(worker, header)
             fresh = allocate_fresh(header) if buffer is None else buffer
@@ -126,10 +129,10 @@ class StageLinks:
                 self._metrics.bytes_received.inc(header.payload_bytes)
                 self._loop.post(WorkerAnswered(worker, header, payload))
         except (PeerUnavailable, FrameError) as error:
-            self._on_lost(worker, str(error))
+            self._lose(epoch, worker, str(error))
 
-    def _on_lost(self, peer: str, reason: str) -> None:
-        self._loop.post(PeerLost(peer, reason))
+    def _lose(self, epoch: int, peer: str, reason: str) -> None:
+        self._loop.post(PeerLost(epoch, peer, reason))
 
 
 def _read_step(header: FrameHeader, payload: memoryview) -> StepArrived:

@@ -219,6 +219,8 @@ class StageLoop:
             self._mark_ready(passage)
 
     def _lose(self, event: PeerLost) -> None:
+        if event.epoch < self._epoch:
+            return
         log.error("peer_lost", peer=event.peer, reason=event.reason)
         gateway = self._exits.gateway
         if gateway is not None and gateway.peer == event.peer:

@@ -8,10 +8,10 @@ import signal
 import threading
 import time
 
-from glinthawk.config import StageConfig
 from prometheus_client import CollectorRegistry
 
 from glinthawk import __version__
+from glinthawk.config import StageConfig
 from glinthawk.errors import InvalidConfig
 from glinthawk.models.config import ModelConfig
 from glinthawk.models.load import load_config
@@ -82,7 +82,7 @@ def _load_runner(
         last,
         weight_dtype=policy.products,
         device=policy.device,
-        rounded_to=policy.activations,
+        rounded_to=policy.rounded_to,
     )
     return SegmentRunner(model, weights, policy, num_positions=model.context_length)
 
@@ -102,7 +102,8 @@ class _StageProcess:
         self._offer = offer
         self._registry = CollectorRegistry()
         self._metrics = ServiceMetrics(self._registry)
-        self._ended = threading.Event()
+        self._ended = False
+        self._wake = threading.Event()
         self._exit_code = EXIT_OK
         self._loop = StageLoop(
             runner,
@@ -144,39 +145,49 @@ class _StageProcess:
             offer=self._offer,
             tcp_port=data.tcp_port,
         )
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: self._end())
+        compute = threading.Thread(target=self._compute, name="compute", daemon=True)
+        compute.start()
+        server.set_serving(True)
+        while not self._ended:
+            self._live_with_gateway(registration)
+        self._loop.post(Stop())
+        compute.join(5.0)
+        data.stop()
+        server.stop(0.2)
+        return self._exit_code
+
+    def _live_with_gateway(self, registration: Registration) -> None:
+        """Be a member of one gateway until it ends, or this process does."""
         membership = MembershipClient(
             registration,
             self,
             self._heartbeat,
-            MembershipOptions(config.gateway, secret=config.secret),
+            MembershipOptions(self._config.gateway, secret=self._config.secret),
         )
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: self._ended.set())
-        compute = threading.Thread(target=self._compute, name="compute", daemon=True)
-        compute.start()
         membership.start()
-        server.set_serving(True)
-        self._ended.wait()
+        self._wake.wait()
+        self._wake.clear()
         membership.stop()
-        self._loop.post(Stop())
-        compute.join(5.0)
         self._links.close()
-        data.stop()
-        server.stop(0.2)
-        return self._exit_code
+
+    def _end(self) -> None:
+        self._ended = True
+        self._wake.set()
 
     def _compute(self) -> None:
         try:
             self._loop.run()
         finally:
             # Without its compute thread the process is of no use, whatever ended it.
-            if not self._ended.is_set():
+            if not self._ended:
                 self._fail("the compute thread ended")
 
     def _fail(self, reason: str) -> None:
         log.error("stage_failed", reason=reason)
         self._exit_code = EXIT_FAILED
-        self._ended.set()
+        self._end()
 
     def _describe(self) -> Description:
         offer = self._offer
@@ -207,7 +218,9 @@ class _StageProcess:
     def on_shutdown(self, reason: str) -> None:
         """The gateway ends: so does a stage that was started with it, others join the next."""
         log.info("gateway_ended", reason=reason)
-        self._ended.set()
+        if self._config.exit_with_parent:
+            self._ended = True
+        self._wake.set()
 
     def on_lost(self, reason: str) -> None:
         """The gateway went away; the client joins again when it is back."""

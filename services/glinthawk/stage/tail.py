@@ -1,6 +1,8 @@
 """What only the last stage does: logits, sampling, logprobs of prompts."""
 
+import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -24,24 +26,33 @@ class Tail:
     def __init__(self, runner: SegmentRunner, sampler: Sampler) -> None:
         self._runner = runner
         self._sampler = sampler
+        # Sequences of whose prompt a logit was not finite; they end when they are sampled.
+        self._spoiled: set[SequenceId] = set()
 
     def finish(self, passages: Sequence[Passage]) -> list[StepResult]:
         """Return the result of each step. All are of one kind; decode steps sample together."""
         for passage in passages:
             self._sampler.forget(passage.plan.releases)
+            self._spoiled.difference_update(passage.plan.releases)
             for start in passage.plan.registrations:
                 self._sampler.register(start)
+        scored = [tuple(self._score_prompts(passage)) for passage in passages]
         rows = [np.flatnonzero(passage.plan.samples) for passage in passages]
         sampled = iter(self._sample(passages, rows))
         return [
             StepResult(
                 lane=passage.plan.lane,
                 step=passage.plan.step,
-                sampled=tuple(next(sampled) for _ in chosen),
-                prompt_logprobs=tuple(self._prompt_logprobs(passage)),
+                sampled=tuple(self._check(next(sampled)) for _ in chosen),
+                prompt_logprobs=prompt_logprobs,
             )
-            for passage, chosen in zip(passages, rows, strict=True)
+            for passage, chosen, prompt_logprobs in zip(passages, rows, scored, strict=True)
         ]
+
+    def _check(self, sample: SampledToken) -> SampledToken:
+        if sample.error is None and sample.sequence in self._spoiled:
+            return replace(sample, error="a logit of the prompt is not finite", logprobs=None)
+        return sample
 
     def _sample(
         self, passages: Sequence[Passage], rows: Sequence[np.ndarray[tuple[int], np.dtype[np.intp]]]
@@ -67,7 +78,7 @@ class Tail:
         residual = torch.cat(residuals) if len(residuals) > 1 else residuals[0]
         return self._sampler.sample(sequences, positions, self._runner.logits(residual))
 
-    def _prompt_logprobs(self, passage: Passage) -> Iterator[PromptLogprobs]:
+    def _score_prompts(self, passage: Passage) -> Iterator[PromptLogprobs]:
         plan = passage.plan
         if plan.kind is not StepKind.PREFILL:
             return
@@ -94,4 +105,7 @@ class Tail:
             logits = self._runner.logits(residual[offset : offset + len(part)])
             scored = prompt_logprobs(logits, part, num_top)
             for position, logprobs in enumerate(scored, start=first + offset):
-                yield sequence, position, logprobs
+                if math.isfinite(logprobs.logprob):
+                    yield sequence, position, logprobs
+                else:
+                    self._spoiled.add(sequence)

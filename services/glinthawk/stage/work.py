@@ -102,8 +102,9 @@ class WorkerAnswered:
 
 @dataclass(frozen=True)
 class PeerLost:
-    """A data connection broke."""
+    """A data connection of `epoch` broke."""
 
+    epoch: int
     peer: str
     reason: str
 

@@ -8,6 +8,10 @@ import time
 
 from glinthawk.telemetry.logging import get_logger
 
+PARENT_VARIABLE = "GLINTHAWK_PARENT_PID"
+"""Environment variable in which the starting process leaves its id, for the case that it is gone
+before this one can ask who it was."""
+
 _PR_SET_PDEATHSIG = 1
 _CHECK_EVERY_S = 0.5
 _GRACE_S = 5.0
@@ -21,13 +25,14 @@ def end_with_parent() -> None:
     Linux is asked for the signal; a thread also watches, for the parent may be gone already, and
     the signal is sent when the *thread* that started this process ends.
     """
-    parent = os.getppid()
+    told = os.environ.get(PARENT_VARIABLE, "")
+    parent = int(told) if told.isdecimal() else os.getppid()
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     threading.Thread(target=_watch, args=(parent,), name="parent-watch", daemon=True).start()
 
 
 def _watch(parent: int) -> None:
-    while os.getppid() == parent and parent != 1:
+    while os.getppid() == parent:
         time.sleep(_CHECK_EVERY_S)
     log.warning("parent_gone", parent=parent)
     os.kill(os.getpid(), signal.SIGTERM)

@@ -79,15 +79,20 @@ class TcpConnection(Connection):
 
     def send(self, header: FrameHeader, *buffers: Buffer) -> None:
         """Send one frame; see `Connection.send`."""
-        views = [view_bytes(buffer) for buffer in buffers]
-        size = sum(map(len, views))
+        views: list[bytes | memoryview] = [b""]
+        size = 0
+        for buffer in buffers:
+            view = view_bytes(buffer)
+            if view:
+                views.append(view)
+                size += len(view)
         check_payload(size, self._limit)
-        head = header.pack(size)
+        views[0] = header.pack(size)
         with self._send_lock:
             if self._closed_because is not None:
                 raise self._closed()
             try:
-                self._send_all([head, *filter(len, views)])
+                self._send_all(views, HEADER_BYTES + size)
             except OSError as error:
                 raise self._broken("send", error) from error
 
@@ -121,10 +126,9 @@ class TcpConnection(Connection):
         for lock in held:
             lock.release()
 
-    def _send_all(self, views: list[bytes | memoryview]) -> None:
-        left = sum(map(len, views))
+    def _send_all(self, views: list[bytes | memoryview], left: int) -> None:
         while True:
-            sent = self._sock.sendmsg(views[:_IOV_LIMIT])
+            sent = self._sock.sendmsg(views if len(views) <= _IOV_LIMIT else views[:_IOV_LIMIT])
             left -= sent
             if not left:
                 return
@@ -187,6 +191,8 @@ def take_buffer(allocate: Allocate, header: FrameHeader) -> memoryview:
     if size == 0:
         return memoryview(bytearray())
     view = view_bytes(allocate(header))
+    if len(view) == size:
+        return view
     if len(view) < size:
         raise ValueError(f"a payload of {size} bytes came, the buffer for it has {len(view)}")
     return view[:size]

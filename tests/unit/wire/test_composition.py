@@ -95,7 +95,7 @@ def test_a_plan_that_contradicts_itself_is_refused(change: dict[str, Any], messa
 def test_rows_of_header_and_composition_must_agree() -> None:
     plan = build_plan(6)
     with pytest.raises(FrameError, match="rows"):
-        decode_step(encode(plan), replace(header_of(plan), rows=plan.num_rows + 1))
+        decode_step(encode(plan), header_of(plan)._replace(rows=plan.num_rows + 1))
 
 
 def test_a_step_above_the_row_limit_is_refused() -> None:

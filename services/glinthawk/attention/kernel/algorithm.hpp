@@ -8,15 +8,15 @@
 //   online softmax              largest score so far, sum, and accumulator rescaled per block
 //   accumulator += weights V    V read once for up to kMaxBlock heads
 //
-// While page j is computed, the same lines of page j + kAhead are prefetched.
+// While page j is computed, the page that comes `pages_ahead` later is prefetched.
 
 constexpr int kW = Vec::kWidth;
-constexpr int kBlockTokens = 128;  // tokens per softmax update (or one page, if larger)
-constexpr int kAheadBytes = 16384;  // prefetch distance in K or V tiles
+constexpr int kBlockTokens = 64;  // tokens per softmax update (or one page, if larger)
+constexpr int kAheadBytes = 8192;  // prefetch distance in K or V tiles
 constexpr int kMaxAhead = 4;
 constexpr float kLowest = -3.0e38f;
 
-static inline int64_t item_bytes(Format f) { return f == Format::kFloat32 ? 4 : 2; }
+static constexpr int64_t item_bytes(Format f) { return f == Format::kFloat32 ? 4 : 2; }
 static inline int padded_dim(const Layout& l) { return (l.head_dim + 15) / 16 * 16; }
 static inline int block_pages(const Layout& l) {
   return l.page_tokens >= kBlockTokens ? 1 : kBlockTokens / l.page_tokens;
@@ -204,6 +204,15 @@ static void read_rows(const ReadJob& job, int64_t begin, int64_t end) {
   }
 }
 
+// Every pass over a tile prefetches its share of the tile ahead, in order of address: the
+// loads of memory stay even, and as many as the arithmetic between them.
+template <int64_t Step>
+static inline void prefetch(const char* ahead, int64_t iteration) {
+  for (int64_t line = 0; line < Step; line += 64) {
+    __builtin_prefetch(ahead + iteration * Step + line, 0, 3);
+  }
+}
+
 // ---- scores ---------------------------------------------------------------------------------
 
 // scores[g][t] = q[g] . K[:, t] for tokens [0, NV * kW) from `tile` on.
@@ -221,9 +230,7 @@ static inline void score_tokens(const char* tile, int dim, int tokens, const flo
   for (int d = 0; d < dim; ++d) {
     const char* row = tile + d * row_bytes;
     if constexpr (Prefetch) {
-      for (int64_t line = 0; line < NV * kW * item_bytes(F); line += 64) {
-        __builtin_prefetch(ahead + d * row_bytes + line, 0, 3);
-      }
+      prefetch<NV * kW * item_bytes(F)>(ahead, d);
     }
     Vec k[NV];
     for (int v = 0; v < NV; ++v) {
@@ -250,11 +257,10 @@ static void score_page(const char* tile, int dim, int tokens, const float* q, in
   constexpr int kNv = kFit >= 4 && kW == 8 ? 4 : kFit >= 2 ? 2 : 1;
   int t = 0;
   for (; t + kNv * kW <= tokens; t += kNv * kW) {
-    // Each line of the page ahead once: where this pass first enters a line.
     const int64_t offset = t * item_bytes(F);
-    if (ahead != nullptr && offset % 64 == 0) {
+    if (ahead != nullptr) {
       score_tokens<F, G, kNv, true>(tile + offset, dim, tokens, q, q_stride, scores + t,
-                                    score_stride, ahead + offset);
+                                    score_stride, ahead + offset * dim);
     } else {
       score_tokens<F, G, kNv, false>(tile + offset, dim, tokens, q, q_stride, scores + t,
                                      score_stride, nullptr);
@@ -282,9 +288,7 @@ static inline void weigh_columns(const char* tile, int dim, int num_tokens, cons
   for (int t = 0; t < num_tokens; ++t) {
     const char* row = tile + t * row_bytes;
     if constexpr (Prefetch) {
-      for (int64_t line = 0; line < NV * kW * item_bytes(F); line += 64) {
-        __builtin_prefetch(ahead + t * row_bytes + line, 0, 3);
-      }
+      prefetch<NV * kW * item_bytes(F)>(ahead, t);
     }
     Vec x[NV];
     for (int v = 0; v < NV; ++v) {
@@ -311,9 +315,10 @@ static inline int weigh_while(int column, const char* tile, int dim, int num_tok
                               int64_t sum_stride, const char* ahead) {
   for (; column + NV * kW <= dim; column += NV * kW) {
     const int64_t offset = column * item_bytes(F);
-    if (ahead != nullptr && offset % 64 == 0) {
+    if (ahead != nullptr) {
       weigh_columns<F, G, NV, false, true>(tile + offset, dim, num_tokens, weights, weight_stride,
-                                           sums + column, sum_stride, ahead + offset);
+                                           sums + column, sum_stride,
+                                           ahead + offset * num_tokens);
     } else {
       weigh_columns<F, G, NV, false, false>(tile + offset, dim, num_tokens, weights,
                                             weight_stride, sums + column, sum_stride, nullptr);
