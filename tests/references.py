@@ -39,19 +39,16 @@ def greedy(model: torch.nn.Module, prompt: Sequence[int], num_tokens: int) -> Re
     tokens: list[int] = []
     gaps: list[float] = []
     top: list[dict[int, float]] = []
-    inputs = torch.tensor([list(prompt)])
-    cache = None
     for _ in range(num_tokens):
-        output = model(inputs, past_key_values=cache, use_cache=True)
-        cache = output.past_key_values
-        logits = output.logits[0, -1].float()
+        # No cache of transformers' own: every token is computed from the whole sequence.
+        inputs = torch.tensor([[*prompt, *tokens]])
+        logits = model(inputs, use_cache=False, logits_to_keep=1).logits[0, -1].float()
         best = torch.topk(logits, 2).values
         gaps.append(float(best[0] - best[1]))
         logprobs = torch.log_softmax(logits, dim=-1)
         values, ids = torch.topk(logprobs, min(20, len(logprobs)))
         top.append(dict(zip(ids.tolist(), values.tolist(), strict=True)))
         tokens.append(int(logits.argmax()))
-        inputs = torch.tensor([[tokens[-1]]])
     return Reference(tokens, gaps, top)
 
 

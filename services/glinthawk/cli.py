@@ -9,13 +9,14 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, cast
 
 import click
 from pydantic import BaseModel
 
 from glinthawk import __version__
-from glinthawk.config import AttentionConfig, BatchConfig, StageConfig, load_config
+from glinthawk.config import AttentionConfig, BatchConfig, StageConfig, count_cores, load_config
 from glinthawk.errors import GlinthawkError, InvalidConfig, UnsupportedModel
 
 EXIT_FAILED = 1
@@ -83,6 +84,7 @@ def batch(config_file: Path | None, **arguments: Any) -> int:
         BatchConfig, "batch", file=config_file, environment=os.environ, arguments=arguments
     )
     _configure_logging(config.log_level, config.log_format, "gateway", "batch")
+    _keep_torch_out()
     from glinthawk.gateway.batch import run_batch
 
     return run_batch(config)
@@ -142,14 +144,28 @@ def _json_option(function: Callable[..., Any]) -> Any:
 
 @bench.command("attention", context_settings=_CONTEXT)
 @click.option("--quick", is_flag=True, help="Fewer cells and samples: under a minute.")
-@click.option("--threads", type=int, default=None, help="Threads; the default is all cores.")
+@click.option(
+    "--threads", type=click.IntRange(1), default=None, help="Threads; the default is all cores."
+)
 @_json_option
 def bench_attention(json_file: Path | None, quick: bool, threads: int | None) -> int:
     """KV bytes that decode attention reads per second, against the machine's read bandwidth."""
-    from glinthawk.bench.attention import AttentionBenchSettings, run_attention_bench
+    from glinthawk.attention.selection import is_kernel_built
     from glinthawk.bench.report import finish
 
-    settings = AttentionBenchSettings.of(quick=quick, threads=threads)
+    if not is_kernel_built():
+        raise InvalidConfig(
+            "the attention kernel is not built, there is nothing to measure: install a C++17 "
+            "compiler and reinstall glinthawk"
+        )
+    from glinthawk.bench.attention import (
+        AttentionBenchSettings,
+        quick_settings,
+        run_attention_bench,
+    )
+
+    num_threads = count_cores() if threads is None else threads
+    settings = quick_settings(num_threads) if quick else AttentionBenchSettings(num_threads)
     return finish(run_attention_bench(settings), json_file)
 
 
@@ -161,7 +177,8 @@ def bench_transport(json_file: Path | None, quick: bool) -> int:
     from glinthawk.bench.report import finish
     from glinthawk.bench.transport import TransportBenchSettings, run_transport_bench
 
-    return finish(run_transport_bench(TransportBenchSettings.of(quick=quick)), json_file)
+    settings = TransportBenchSettings.quick() if quick else TransportBenchSettings()
+    return finish(run_transport_bench(settings), json_file)
 
 
 @bench.command("batch", context_settings=_CONTEXT)
@@ -191,6 +208,15 @@ def _configure_logging(level: str, log_format: str, role: str, name: str) -> Non
     from glinthawk.telemetry.logging import configure_logging
 
     configure_logging(level, log_format, role=role, name=name)
+
+
+def _keep_torch_out() -> None:
+    """Let imports of torch fail in this process.
+
+    The gateway needs none, and transformers, which it takes tokenizers from, would load it
+    where it is installed: seconds of start and hundreds of MB.
+    """
+    sys.modules.setdefault("torch", cast(ModuleType, None))
 
 
 def _watch_parent(exit_with_parent: bool) -> None:

@@ -7,6 +7,7 @@ AVX-512 on emulated vectors, so that its algorithm is checked everywhere.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -229,7 +230,7 @@ def test_partial_results_merge_to_the_whole(make: Make, window: int | None) -> N
     backend, n = scene.backend, len(scene.lengths)
     cuts = np.array([[0, 0, 0], [600, 33, 40], [1300, 64, 40], [1500, 90, 40]], np.int32)
     outs, lses = [], []
-    for start, stop in zip(cuts, cuts[1:], strict=False):
+    for start, stop in pairwise(cuts):
         plan = backend.plan(scene.tables, stop, starts=start, positions=scene.lengths - 1)
         out = np.empty((n, scene.q.shape[1]), np.float32)
         lse = np.empty((n, geometry.num_query_heads), np.float32)
@@ -245,9 +246,7 @@ def test_partial_results_merge_to_the_whole(make: Make, window: int | None) -> N
 
 def test_an_empty_range_gives_zero_and_minus_infinity(make: Make) -> None:
     scene = build_scene(make, build_geometry(2, 32), (40, 40))
-    plan = scene.backend.plan(
-        scene.tables, scene.lengths, starts=np.array([40, 0], np.int32)
-    )
+    plan = scene.backend.plan(scene.tables, scene.lengths, starts=np.array([40, 0], np.int32))
     out = output_like(scene.q)
     lse = np.zeros((2, 4), np.float32)
     scene.backend.attend(0, plan, scene.q, out, lse)
@@ -374,3 +373,137 @@ def test_an_exported_page_imports_into_any_backend(make: Make) -> None:
     table = [np.array([0, 1], np.int32)]
     other.attend(0, other.plan(table, scene.lengths), scene.q, out)
     np.testing.assert_allclose(out, want, rtol=0, atol=3e-6)
+
+
+def bad_appends(backend: AttentionBackend) -> dict[str, Callable[[], object]]:
+    one, rows = np.zeros(1, np.int32), np.zeros((1, 64), np.float32)
+    at = np.array
+    return {
+        "layer above": lambda: backend.append(1, one, one, rows, rows),
+        "layer below": lambda: backend.append(-1, one, one, rows, rows),
+        "page above": lambda: backend.append(0, at([4], np.int32), one, rows, rows),
+        "page below": lambda: backend.append(0, at([-1], np.int32), one, rows, rows),
+        "slot above": lambda: backend.append(0, one, at([32], np.int32), rows, rows),
+        "index type": lambda: backend.append(0, one.astype(np.int64), one, rows, rows),
+        "index count": lambda: backend.append(0, np.zeros(2, np.int32), one, rows, rows),
+        "columns": lambda: backend.append(0, one, one, rows[:, :63], rows),
+        "format": lambda: backend.append(0, one, one, rows.astype(np.float64), rows),
+        "rank": lambda: backend.append(0, one, one, rows[0], rows),
+        "strided columns": lambda: backend.append(
+            0, one, one, np.zeros((1, 128), "f4")[:, ::2], rows
+        ),
+        "import size": lambda: backend.import_page(0, np.zeros(5, np.uint8)),
+        "import page": lambda: backend.import_page(
+            4, np.zeros(backend.geometry.page_bytes, np.uint8)
+        ),
+        "copy": lambda: backend.copy_page(0, 4),
+        "copy below": lambda: backend.copy_page(-1, 0),
+    }
+
+
+def bad_reads(backend: AttentionBackend) -> dict[str, Callable[[], object]]:
+    table, rows = np.array([0, 1], np.int32), np.zeros((5, 64), np.float32)
+    other = np.array([0, 4], np.int32)
+    return {
+        "read layer": lambda: backend.read(7, table, 0, 5, rows, rows),
+        "read past the table": lambda: backend.read(0, table, 60, 65, rows, rows),
+        "read backwards": lambda: backend.read(0, table, 5, 0, rows, rows),
+        "read from below": lambda: backend.read(0, table, -5, 0, rows, rows),
+        "read page": lambda: backend.read(0, other, 30, 35, rows, rows),
+        "read rows": lambda: backend.read(0, table, 0, 6, rows, rows),
+    }
+
+
+def bad_plans(backend: AttentionBackend) -> dict[str, Callable[[], object]]:
+    table, length = np.array([0], np.int32), np.array([5], np.int32)
+    return {
+        "long length": lambda: backend.plan([table], np.array([33], np.int32)),
+        "negative length": lambda: backend.plan([table], np.array([-1], np.int32)),
+        "length type": lambda: backend.plan([table], np.array([5], np.int64)),
+        "length count": lambda: backend.plan([table], np.array([5, 5], np.int32)),
+        "table page": lambda: backend.plan([np.array([4], np.int32)], length),
+        "table page below": lambda: backend.plan([np.array([-1], np.int32)], length),
+        "table type": lambda: backend.plan([table.astype(np.int64)], length),
+        "starts": lambda: backend.plan([table], length, starts=np.array([-1], np.int32)),
+        "starts count": lambda: backend.plan([table], length, starts=np.zeros(2, np.int32)),
+        "positions": lambda: backend.plan([table], length, positions=np.array([-1], np.int32)),
+    }
+
+
+def bad_attends(
+    backend: AttentionBackend, stranger: AttentionBackend
+) -> dict[str, Callable[[], object]]:
+    table, length = np.array([0], np.int32), np.array([5], np.int32)
+    plan = backend.plan([table], length)
+    far = backend.plan([table], length, positions=np.array([40], np.int32))
+    empty = backend.plan([table], np.array([0], np.int32))
+    foreign = stranger.plan([table], length)
+    q, kv, out = (np.zeros((1, n), np.float32) for n in (128, 64, 128))
+    locked = out.copy()
+    locked.flags.writeable = False
+    return {
+        "attend layer": lambda: backend.attend(1, plan, q, out),
+        "q rows": lambda: backend.attend(0, plan, np.zeros((2, 128), np.float32), out),
+        "q columns": lambda: backend.attend(0, plan, q[:, :64], out),
+        "out format": lambda: backend.attend(0, plan, q, out.astype(np.int32)),
+        "read-only out": lambda: backend.attend(0, plan, q, locked),
+        "lse format": lambda: backend.attend(0, plan, q, out, np.zeros((1, 4), np.float16)),
+        "lse columns": lambda: backend.attend(0, plan, q, out, np.zeros((1, 3), np.float32)),
+        "foreign plan": lambda: backend.attend(0, foreign, q, out),
+        "decode far": lambda: backend.decode(0, far, q, kv, kv, out),
+        "decode empty": lambda: backend.decode(0, empty, q, kv, kv, out),
+        "decode columns": lambda: backend.decode(0, plan, q, kv[:, :8], kv, out),
+        "decode v rows": lambda: backend.decode(0, plan, q, kv, np.zeros((2, 64), "f4"), out),
+    }
+
+
+def test_bad_input_raises_value_error_and_changes_nothing(make: Make) -> None:
+    geometry = build_geometry(2, 32)
+    backend = make(geometry, 4)
+    stranger = make(geometry, 4)
+    rows = np.ones((32, 64), np.float32)
+    slots = np.arange(32, dtype=np.int32)
+    backend.append(0, np.zeros(32, np.int32), slots, rows, rows)
+    before = backend.export_page(0)
+    calls = {
+        **bad_appends(backend),
+        **bad_reads(backend),
+        **bad_plans(backend),
+        **bad_attends(backend, stranger),
+    }
+    accepted = []
+    for name, call in calls.items():
+        try:
+            call()
+        except ValueError:
+            continue
+        accepted.append(name)
+    assert accepted == []
+    assert (backend.export_page(0) == before).all()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"head_dim": 12},
+        {"head_dim": 264},
+        {"head_dim": 0},
+        {"num_query_heads": 3},
+        {"num_query_heads": 34},
+        {"num_kv_heads": 0},
+        {"page_tokens": 8},
+        {"page_tokens": 48},
+        {"windows": ()},
+        {"windows": (0,)},
+    ],
+)
+def test_an_unsupported_geometry_is_refused(make: Make, change: dict[str, object]) -> None:
+    geometry = replace(build_geometry(), **change)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"\d"):
+        make(geometry, 4)
+
+
+@pytest.mark.parametrize(("num_pages", "num_threads"), [(0, 1), (1, 0), (-1, 1)])
+def test_no_pages_or_threads_are_refused(make: Make, num_pages: int, num_threads: int) -> None:
+    with pytest.raises(ValueError, match="must be at least 1"):
+        make(build_geometry(), num_pages, num_threads)

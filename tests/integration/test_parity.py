@@ -46,7 +46,7 @@ def test_greedy_output_equals_transformers(
     run = run_batch(
         tmp_path,
         lines,
-        *("--model", str(path), "--dtype", "float32", "--kv-memory", "3MiB"),
+        *("--model", str(path), "--dtype", "float32", "--kv-memory", "5MiB"),
         *("--stages", str(stages), "--attention-workers", str(workers)),
         *("--prefill-tokens", "200", "--max-sequence-length", "1100"),
     )

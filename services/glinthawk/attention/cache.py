@@ -85,7 +85,8 @@ class KVCache:
         # that was shared has been replaced.
         changed = {*plan.releases, *(rewritten if copies else ())}
         if changed:
-            self._steps.forget(changed)
+            for lane in self._steps.forget(changed):
+                self._rings.pop(lane, None)
         step = build_live_step(plan, self._allocator)
         if plan.kind is StepKind.DECODE:
             tables = [self._allocator.page_table(sequence) for sequence in step.sequences]
@@ -141,8 +142,8 @@ class KVCache:
         step = self._steps.find(header.lane, header.step)
         if step is None:
             raise StateLost(
-                f"step {header.step} of lane {header.lane} is not composed here: send its "
-                "composition again"
+                f"step {header.step} of lane {header.lane} is not here: it was never composed, or "
+                "its sequences were released; prefill them again"
             )
         if step.kind is not kind:
             raise InvalidRequest(

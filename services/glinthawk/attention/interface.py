@@ -161,9 +161,7 @@ class AttentionBackend(ABC):
         """
 
     @abstractmethod
-    def read(
-        self, layer: int, page_table: Int32s, start: int, stop: int, k: Rows, v: Rows
-    ) -> None:
+    def read(self, layer: int, page_table: Int32s, start: int, stop: int, k: Rows, v: Rows) -> None:
         """Copy tokens [start, stop) of a table into rows, in token order.
 
         Args:

@@ -31,7 +31,8 @@ class PageCopy(NamedTuple):
     target: int
 
 
-class Growth(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Growth:
     """Rows about to be written: tokens [start, start + count) of `sequence`."""
 
     sequence: SequenceId

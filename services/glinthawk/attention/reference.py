@@ -112,9 +112,7 @@ class ReferenceBackend(AttentionBackend):
             if lse is not None:
                 lse[row] = log_sum
 
-    def read(
-        self, layer: int, page_table: Int32s, start: int, stop: int, k: Rows, v: Rows
-    ) -> None:
+    def read(self, layer: int, page_table: Int32s, start: int, stop: int, k: Rows, v: Rows) -> None:
         """Copy tokens out; see `AttentionBackend.read`."""
         check_layer(self.geometry, layer)
         if not 0 <= start <= stop:
@@ -144,8 +142,7 @@ class ReferenceBackend(AttentionBackend):
         self._check_attend(layer, own, q, out)
         page_tokens = np.int32(self.geometry.page_tokens)
         pages = [
-            table[token // page_tokens]
-            for table, token in zip(own.page_tables, last, strict=True)
+            table[token // page_tokens] for table, token in zip(own.page_tables, last, strict=True)
         ]
         check_rows("k", k, own.num_rows, self._columns)
         self.append(layer, np.array(pages, np.int32), last % page_tokens, k, v)

@@ -2,7 +2,9 @@
 
 A decode step is over when its lane's next one is composed: the stage had every answer by then.
 A prefill step's K and V get no answer, so its last frames may still be on their way when the
-lane goes on; it is kept until every layer has been stored. Knows neither frames nor peers.
+lane goes on; it is kept until every layer has been stored. Of a decode lane whose sequences are
+all released only the number of its last step is kept, for lanes come and go. Knows neither frames
+nor peers.
 """
 
 from collections.abc import Collection, Iterable
@@ -98,6 +100,10 @@ def build_live_step(plan: StepPlan, allocator: PageAllocator) -> LiveStep:
     )
 
 
+ENDED_LANES = 4096
+"""Lanes of which only the last step's number is remembered, so that a late replay is known."""
+
+
 class StepBook:
     """Live steps by lane and step."""
 
@@ -105,6 +111,7 @@ class StepBook:
         self._num_layers = num_layers
         self._latest: dict[int, LiveStep] = {}
         self._trailing: dict[tuple[int, int], LiveStep] = {}
+        self._ended: dict[int, int] = {}
 
     def find(self, lane: int, step: int) -> LiveStep | None:
         """Return a live step."""
@@ -116,7 +123,8 @@ class StepBook:
     def is_composed(self, lane: int, step: int) -> bool:
         """Return whether the lane has seen this step, or a later one, already."""
         latest = self._latest.get(lane)
-        return latest is not None and latest.step >= step
+        last = self._ended.get(lane, -1) if latest is None else latest.step
+        return last >= step
 
     def add(self, step: LiveStep) -> None:
         """Make `step` its lane's latest."""
@@ -124,6 +132,7 @@ class StepBook:
         if former is not None and not self._is_settled(former):
             self._trailing[former.lane, former.step] = former
         self._latest[step.lane] = step
+        self._ended.pop(step.lane, None)
 
     def mark_stored(self, step: LiveStep, layer: int) -> bool:
         """Note that a layer's K and V are written; return whether that was the last one."""
@@ -134,13 +143,23 @@ class StepBook:
         self._trailing.pop((step.lane, step.step), None)
         return True
 
-    def forget(self, sequences: Collection[SequenceId]) -> None:
-        """Let no live step write rows of `sequences` any more."""
+    def forget(self, sequences: Collection[SequenceId]) -> list[int]:
+        """Let no live step write rows of `sequences`; return the lanes that nothing is left of."""
         for step in (*self._latest.values(), *self._trailing.values()):
             step.forget(sequences)
         gone = [key for key, step in self._trailing.items() if self._is_settled(step)]
         for key in gone:
             del self._trailing[key]
+        ended = [
+            lane
+            for lane, step in self._latest.items()
+            if step.kind is StepKind.DECODE and not step.members
+        ]
+        for lane in ended:
+            self._ended[lane] = self._latest.pop(lane).step
+        for lane in list(self._ended)[: max(0, len(self._ended) - ENDED_LANES)]:
+            del self._ended[lane]
+        return ended
 
     def awaits_rows_of(self, sequences: Iterable[SequenceId]) -> bool:
         """Return whether K and V of one of `sequences` are still on their way."""

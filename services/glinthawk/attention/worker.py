@@ -150,6 +150,7 @@ class AttentionWorker:
         for frame in early:
             self._drop(frame)
         self._metrics.kv_used_bytes.set(0)
+        self._metrics.kv_capacity_bytes.set(0)
 
     def stats(self) -> WorkerStats:
         """Return figures; may be called from any thread."""

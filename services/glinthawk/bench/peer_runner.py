@@ -109,7 +109,7 @@ def _load_transformers(request: dict[str, Any]) -> _Generate:
                     do_sample=False,
                     pad_token_id=0,
                 )
-            num_generated += len(batch) * (output.shape[1] - width)
+            num_generated += len(batch) * int(output.shape[1] - width)
         return num_generated
 
     return generate

@@ -82,7 +82,8 @@ class Books:
     def set_back(self, sequence: Sequence) -> None:
         """Take an idle sequence off its worker; it will be recomputed from its tokens."""
         worker = sequence.worker
-        assert worker is not None and not sequence.busy
+        assert worker is not None
+        assert not sequence.busy
         if sequence.id in sequence.group.unsent_forks:
             self.unfork(sequence)
             return
@@ -154,7 +155,7 @@ class Books:
 
     def unfork(self, child: Sequence) -> None:
         """Return a choice whose fork was not sent to those that wait."""
-        assert child.worker is not None and not child.known
+        assert not child.known
         child.group.unsent_forks.discard(child.id)
         self._leave(child)
         child.phase = Phase.PENDING

@@ -115,13 +115,11 @@ class Scheduler:
         books = self._books
         plans: list[StepPlan] = []
         for worker in books.workers.values():
-            for decode in plan_decode(books, worker):
-                plans.append(compose_decode(books, worker, decode))
-        for worker, chunks in plan_prefill(books):
-            plans.append(compose_prefill(books, worker, chunks))
-        for worker in books.workers.values():
-            if worker.releases and worker.steps_flying == 0:
-                plans.append(compose_release(books, worker))
+            chosen = plan_decode(books, worker)
+            plans += [compose_decode(books, worker, decode) for decode in chosen]
+        plans += [compose_prefill(books, *step) for step in plan_prefill(books)]
+        idle = [w for w in books.workers.values() if w.releases and w.steps_flying == 0]
+        plans += [compose_release(books, worker) for worker in idle]
         return plans
 
     def commit(

@@ -6,8 +6,6 @@ import signal
 import threading
 import time
 
-from glinthawk.telemetry.logging import get_logger
-
 PARENT_VARIABLE = "GLINTHAWK_PARENT_PID"
 """Environment variable in which the starting process leaves its id, for the case that it is gone
 before this one can ask who it was."""
@@ -15,8 +13,6 @@ before this one can ask who it was."""
 _PR_SET_PDEATHSIG = 1
 _CHECK_EVERY_S = 0.5
 _GRACE_S = 5.0
-
-log = get_logger("telemetry.parent")
 
 
 def end_with_parent() -> None:
@@ -34,7 +30,7 @@ def end_with_parent() -> None:
 def _watch(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(_CHECK_EVERY_S)
-    log.warning("parent_gone", parent=parent)
+    # Not a word first: stderr may be a pipe that the parent read, and writing to it would fail.
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(_GRACE_S)
     os._exit(1)

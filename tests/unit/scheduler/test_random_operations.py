@@ -165,7 +165,8 @@ class SchedulerMachine(RuleBasedStateMachine):
             if sequence in starts:
                 assert list(starts[sequence].tokens) == tokens
         if plan.kind is StepKind.RELEASE:
-            assert plan.num_rows == 0 and plan.releases
+            assert plan.num_rows == 0
+            assert plan.releases
 
 
 SchedulerMachine.TestCase.settings = settings(

@@ -42,21 +42,7 @@ static inline Vec exp_of(Vec x) {
   p = fma(p, r, broadcast(1.0f));
   return scale_two(p, n);
 }
-static inline float first_of(Vec a) {
-  float lanes[kW];
-  store(lanes, a);
-  return lanes[0];
-}
 static inline float exp_of(float x) { return first_of(exp_of(broadcast(x))); }
-static inline float largest_of(Vec a) {
-  float lanes[kW];
-  store(lanes, a);
-  float top = lanes[0];
-  for (int i = 1; i < kW; ++i) {
-    top = lanes[i] > top ? lanes[i] : top;
-  }
-  return top;
-}
 static inline float sum_of(Vec a) {
   float lanes[kW];
   store(lanes, a);
@@ -388,19 +374,19 @@ static int head_blocks(const Layout& l, HeadBlock* blocks) {
 }
 
 // State of one unit's query heads:
-//   sums [group][padded dim] | top [16] | total [16]
+//   sums [group][padded dim] | top [16] | total [16][16]
 // which is also what a partial result holds.
 struct State {
   float* sums;
   float* top;    // largest score so far
-  float* total;  // sum of exponentials
+  float* total;  // sum of exponentials, a vector for each head, in strides of 16
 };
 static inline State state_at(const Layout& l, float* at) {
   float* top = at + static_cast<int64_t>(l.group) * padded_dim(l);
   return {at, top, top + kMaxGroup};
 }
 static int64_t partial_floats(const Layout& l) {
-  return static_cast<int64_t>(l.group) * padded_dim(l) + 2 * kMaxGroup;
+  return static_cast<int64_t>(l.group) * padded_dim(l) + kMaxGroup + 16 * kMaxGroup;
 }
 static int block_stride(const Layout& l) { return block_pages(l) * l.page_tokens; }
 // Scratch of a thread: state | q [group][padded dim] | scores [group][block]
@@ -421,24 +407,24 @@ static inline void soften(float* scores, int n, int low, int high, float* sums, 
   for (int t = kW; t < n; t += kW) {
     highest = max(highest, load(scores + t));
   }
-  const float block_top = largest_of(highest);
+  const float block_top = first_of(spread_largest(highest));
   if (!(block_top <= *top)) {
-    const float factor = *total == 0.0f ? 0.0f : exp_of(*top - block_top);
+    const float factor = *top == kLowest ? 0.0f : exp_of(*top - block_top);
     const Vec f = broadcast(factor);
     for (int d = 0; d < dim; d += kW) {
       store(sums + d, mul(load(sums + d), f));
     }
-    *total *= factor;
+    store(total, mul(load(total), f));
     *top = block_top;
   }
   const Vec anchor = broadcast(*top);
-  Vec sum = zero();
+  Vec sum = load(total);
   for (int t = 0; t < n; t += kW) {
     const Vec weight = exp_of(sub(load(scores + t), anchor));
     store(scores + t, weight);
     sum = add(sum, weight);
   }
-  *total += sum_of(sum);
+  store(total, sum);
 }
 
 // The pages of a unit for one head, followed by the first ones of the next unit.
@@ -480,11 +466,12 @@ static void write_result(const AttendJob& job, int row, int head, const State& s
   const int64_t item = item_bytes(job.out.format);
   for (int g = 0; g < l.group; ++g) {
     const int64_t query_head = static_cast<int64_t>(head) * l.group + g;
+    const float total = sum_of(load(s.total + 16 * g));
     narrow_row(job.out.format, s.sums + g * padded_dim(l),
                job.out.data + row * job.out.stride + query_head * l.head_dim * item, l.head_dim,
-               1.0f / s.total[g]);
+               1.0f / total);
     if (job.lse != nullptr) {
-      job.lse[row * job.lse_stride + query_head] = s.top[g] + __builtin_logf(s.total[g]);
+      job.lse[row * job.lse_stride + query_head] = s.top[g] + __builtin_logf(total);
     }
   }
 }
@@ -538,7 +525,7 @@ static void attend_unit(const AttendJob& job, const Unit& unit, int32_t head, co
     const int high = unit.stop - base < count * tokens ? unit.stop - base : count * tokens;
     for (int g = 0; g < l.group; ++g) {
       soften(scores + g * score_stride, count * tokens, low, high, s.sums + g * stride, stride,
-             &s.top[g], &s.total[g]);
+             &s.top[g], s.total + 16 * g);
     }
     for (int p = 0; p < count; ++p) {
       const int j = first + p;
@@ -576,13 +563,13 @@ static void merge_row(const AttendJob& job, const Unit& any, int32_t head, float
     for (int part = 0; part < any.num_parts; ++part) {
       const int64_t index = (any.first_part + part) * l.num_kv_heads + head;
       const State one = state_at(l, job.partials + index * size);
-      const float factor = exp_of(one.top[g] - top);
-      const Vec f = broadcast(factor);
+      const Vec f = exp_of(broadcast(one.top[g] - top));
       for (int d = 0; d < stride; d += kW) {
         float* sum = s.sums + g * stride + d;
         store(sum, fma(load(one.sums + g * stride + d), f, load(sum)));
       }
-      s.total[g] += factor * one.total[g];
+      float* total = s.total + 16 * g;
+      store(total, fma(load(one.total + 16 * g), f, load(total)));
     }
   }
   write_result(job, any.row, head, s);

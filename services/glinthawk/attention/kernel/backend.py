@@ -107,9 +107,7 @@ class KernelBackend(AttentionBackend):
         _check_writable("out", out)
         self._kernel.decode(layer, _own(plan), q, k, v, out)
 
-    def read(
-        self, layer: int, page_table: Int32s, start: int, stop: int, k: Rows, v: Rows
-    ) -> None:
+    def read(self, layer: int, page_table: Int32s, start: int, stop: int, k: Rows, v: Rows) -> None:
         """Copy tokens out; see `AttentionBackend.read`."""
         _check_int32("page table", page_table)
         _check_writable("k", k)

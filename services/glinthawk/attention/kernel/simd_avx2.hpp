@@ -18,6 +18,13 @@ static inline Vec fma(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.x, b.x, c
 static inline Vec round_even(Vec a) {
   return {_mm256_round_ps(a.x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
 }
+static inline float first_of(Vec a) { return _mm256_cvtss_f32(a.x); }
+// The largest of all lanes, in every lane.
+static inline Vec spread_largest(Vec a) {
+  __m256 m = _mm256_max_ps(a.x, _mm256_permute2f128_ps(a.x, a.x, 1));
+  m = _mm256_max_ps(m, _mm256_permute_ps(m, 0x4E));
+  return {_mm256_max_ps(m, _mm256_permute_ps(m, 0xB1))};
+}
 // a * 2^n for whole n from -126 to 127
 static inline Vec scale_two(Vec a, Vec n) {
   __m256i e = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n.x), _mm256_set1_epi32(127)), 23);

@@ -19,6 +19,9 @@ static inline Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.x, b.x, c
 static inline Vec round_even(Vec a) {
   return {_mm512_roundscale_ps(a.x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
 }
+static inline float first_of(Vec a) { return _mm512_cvtss_f32(a.x); }
+// The largest of all lanes, in every lane.
+static inline Vec spread_largest(Vec a) { return {_mm512_set1_ps(_mm512_reduce_max_ps(a.x))}; }
 static inline Vec scale_two(Vec a, Vec n) { return {_mm512_scalef_ps(a.x, n.x)}; }
 
 template <Format F>

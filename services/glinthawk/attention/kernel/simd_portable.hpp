@@ -26,6 +26,16 @@ static inline Vec fma(Vec a, Vec b, Vec c) { GLINTHAWK_EACH(a.x[i] * b.x[i] + c.
 // Adding and taking off 1.5 * 2^23 leaves no fraction (|a| < 2^22).
 static inline Vec round_even(Vec a) { GLINTHAWK_EACH((a.x[i] + 12582912.0f) - 12582912.0f); }
 
+static inline float first_of(Vec a) { return a.x[0]; }
+// The largest of all lanes, in every lane.
+static inline Vec spread_largest(Vec a) {
+  float top = a.x[0];
+  for (int i = 1; i < Vec::kWidth; ++i) {
+    top = a.x[i] > top ? a.x[i] : top;
+  }
+  GLINTHAWK_EACH(top);
+}
+
 static inline float float_of(uint32_t bits) {
   float value;
   memcpy(&value, &bits, sizeof value);

@@ -1,0 +1,151 @@
+import ast
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from glinthawk import cli
+from glinthawk.config import AttentionConfig, BatchConfig, StageConfig
+from glinthawk.errors import InvalidConfig, PeerUnavailable, UnsupportedModel
+
+ROLES = {"batch": BatchConfig, "stage": StageConfig, "attention": AttentionConfig}
+
+
+def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["glinthawk", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    code = caught.value.code
+    return int(code or 0)
+
+
+def run_attention_as(
+    monkeypatch: pytest.MonkeyPatch, outcome: int | BaseException
+) -> list[AttentionConfig]:
+    """Let the attention command end so, and collect the configurations that it got."""
+    configs: list[AttentionConfig] = []
+
+    def run_attention(config: AttentionConfig) -> int:
+        configs.append(config)
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr("glinthawk.attention.server.run_attention", run_attention)
+    return configs
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["batch"], ["stage"], ["attention"], ["bench"], ["bench", "attention"],
+     ["bench", "transport"], ["bench", "batch"]],
+)  # fmt: skip
+def test_help_explains_every_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    assert run_main(monkeypatch, *arguments, "--help") == 0
+    assert len(capsys.readouterr().out) > 200
+
+
+def test_the_version_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_main(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out.startswith("glinthawk")
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_every_field_of_a_configuration_is_an_option(role: str) -> None:
+    command = cli.cli.commands[role]
+    options = {parameter.name: parameter for parameter in command.params}
+    for name in ROLES[role].model_fields:
+        assert name in options
+        option = options[name]
+        if isinstance(option, click.Option):
+            assert option.opts == ["--" + name.replace("_", "-")]
+            assert option.help
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nothing"], "No such command 'nothing'"),
+        (["attention", "--nothing"], "No such option '--nothing'"),
+        (["attention", "--threads", "0"], "--threads = '0': Input should be greater than or"),
+        (["attention", "--kv-memory", "lots"], "'lots' is no size; write it like 512MiB"),
+        (["attention", "--config", "/no/such.yaml"], "/no/such.yaml cannot be read"),
+        (["stage", "--gateway", "here"], "'here' is no address"),
+        (["batch"], "Missing argument 'INPUT'"),
+        (["batch", "in.jsonl"], "output is missing: give it as --output"),
+        (["batch", "in.jsonl", "--output", "out.jsonl", "--stages", "0"], "--stages = '0'"),
+    ],
+)
+def test_wrong_usage_ends_with_2_and_says_why(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    said: str,
+) -> None:
+    assert run_main(monkeypatch, *arguments) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code"),
+    [
+        (0, 0),
+        (1, 1),
+        (InvalidConfig("so not"), 2),
+        (UnsupportedModel("not this one"), 2),
+        (PeerUnavailable("gone"), 1),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_the_exit_code_tells_how_a_command_ended(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    outcome: int | BaseException,
+    code: int,
+) -> None:
+    run_attention_as(monkeypatch, outcome)
+    assert run_main(monkeypatch, "attention") == code
+    errors = capsys.readouterr().err
+    if isinstance(outcome, Exception):
+        assert f"error: {outcome}" in errors
+    assert "Traceback" not in errors
+
+
+def test_a_command_gets_file_environment_and_options(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    configs = run_attention_as(monkeypatch, 0)
+    file = tmp_path / "worker.yaml"
+    file.write_text("name: alpha\nthreads: 3\nkv_memory: 1GiB\n", encoding="utf-8")
+    monkeypatch.setenv("GLINTHAWK_ATTENTION_THREADS", "5")
+    options = ["--config", str(file), "--kv-memory", "96Gi"]
+    assert run_main(monkeypatch, "attention", *options) == 0
+    (config,) = configs
+    assert (config.name, config.threads, config.kv_memory) == ("alpha", 5, 96 << 30)
+
+
+def find_imported(program: str) -> set[str]:
+    """Return which modules are loaded after `program` ran in a fresh interpreter."""
+    text = f"{program}\nimport sys\nprint(sorted(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", text], capture_output=True, text=True, check=True, timeout=120
+    )
+    modules: Any = ast.literal_eval(done.stdout.splitlines()[-1])
+    return set(modules)
+
+
+def test_the_command_line_loads_no_room_before_a_command_runs() -> None:
+    loaded = find_imported("import glinthawk.cli")
+    assert not loaded & {"torch", "numpy", "grpc", "transformers", "prometheus_client"}
+
+
+def test_an_attention_worker_never_loads_torch_or_tokenizers() -> None:
+    loaded = find_imported("import glinthawk.cli, glinthawk.attention.server")
+    assert not loaded & {"torch", "transformers", "tokenizers", "gguf", "safetensors"}
