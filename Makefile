@@ -34,7 +34,7 @@ lint: $(STAMP)  ## style, types, architecture
 	$(BIN)/lint-imports
 
 proto: $(STAMP)  ## generate the protobuf code again
-	$(BIN)/python services/glinthawk/wire/proto/generate.py
+	$(BIN)/python -m glinthawk.wire.proto.generate
 
 sanitizers: $(STAMP)  ## the kernel's contract suite under AddressSanitizer and UBSan
 	PYTHON=$(abspath $(BIN)/python) bash tests/sanitizers/run.sh

@@ -10,10 +10,10 @@ import re
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from glinthawk.errors import InvalidConfig
 
@@ -110,6 +110,15 @@ class PeerConfig(_Config):
     )
     log_level: LogLevel = Field(default="info", description="Least severe line that is logged.")
     log_format: LogFormat = Field(default="console", description="Lines for people or machines.")
+
+    @model_validator(mode="after")
+    def _check_reachable(self) -> Self:
+        if self.host in ("0.0.0.0", "::") and self.advertise_host is None:
+            raise ValueError(
+                f"host {self.host} is every interface, which is no address that others can dial: "
+                "give advertise_host too"
+            )
+        return self
 
     @property
     def secret(self) -> str | None:
@@ -299,7 +308,9 @@ def _describe(error: ValidationError, sources: Mapping[str, str]) -> str:
     for problem in error.errors():
         name = ".".join(str(part) for part in problem["loc"])
         message = problem["msg"].removeprefix("Value error, ")
-        if problem["type"] == "missing":
+        if not name:
+            lines.append(message)  # about fields together, which it names
+        elif problem["type"] == "missing":
             lines.append(f"{name} is missing: give it as --{name.replace('_', '-')}")
         elif problem["type"] == "extra_forbidden":
             lines.append(f"{sources.get(name, name)}: there is no such setting; see --help")

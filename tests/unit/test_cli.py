@@ -6,12 +6,17 @@ from typing import Any
 
 import click
 import pytest
+from pydantic import BaseModel
 
 from glinthawk import cli
 from glinthawk.config import AttentionConfig, BatchConfig, StageConfig
 from glinthawk.errors import InvalidConfig, PeerUnavailable, UnsupportedModel
 
-ROLES = {"batch": BatchConfig, "stage": StageConfig, "attention": AttentionConfig}
+ROLES: dict[str, type[BaseModel]] = {
+    "batch": BatchConfig,
+    "stage": StageConfig,
+    "attention": AttentionConfig,
+}
 
 
 def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:

@@ -1,3 +1,4 @@
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ KINDS: list[type[BaseModel]] = [AttentionConfig, StageConfig, BatchConfig]
 
 
 def load_attention(
-    file: Path | None = None, environment: dict[str, str] | None = None, **arguments: Any
+    file: Path | None = None, environment: Mapping[str, str] | None = None, **arguments: Any
 ) -> AttentionConfig:
     return load_config(
         AttentionConfig,
@@ -128,7 +129,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_a_bad_value_names_its_source_itself_and_the_limit(
-    arguments: dict[str, str], expected: list[str]
+    arguments: dict[str, Any], expected: list[str]
 ) -> None:
     with pytest.raises(InvalidConfig) as caught:
         load_attention(**arguments)
@@ -136,6 +137,13 @@ def test_a_bad_value_names_its_source_itself_and_the_limit(
     assert "\n" not in message
     for part in expected:
         assert part in message
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_every_interface_is_no_address_for_others(host: str) -> None:
+    with pytest.raises(InvalidConfig, match=rf"^host {host} .*advertise_host"):
+        load_attention(host=host)
+    assert load_attention(host=host, advertise_host="worker-3").host == host
 
 
 def test_a_bad_variable_is_named() -> None:

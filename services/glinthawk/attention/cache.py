@@ -142,8 +142,8 @@ class KVCache:
         step = self._steps.find(header.lane, header.step)
         if step is None:
             raise StateLost(
-                f"step {header.step} of lane {header.lane} is not here: it was never composed, or "
-                "its sequences were released; prefill them again"
+                f"step {header.step} of lane {header.lane} is not composed here, or its sequences "
+                "were released; prefill them again"
             )
         if step.kind is not kind:
             raise InvalidRequest(

@@ -260,6 +260,7 @@ def _run_products(workload: _Workload, work: Path) -> dict[str, Any]:
 def _run_glinthawk(arguments: list[str], *, module: str = "glinthawk") -> None:
     done = subprocess.run(
         [sys.executable, "-m", module, *arguments],
+        env={**os.environ, "GOMP_SPINCOUNT": "0"},  # as the command's own stages run
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

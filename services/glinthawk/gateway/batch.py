@@ -17,13 +17,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from types import FrameType
+from typing import NoReturn
 
 from prometheus_client import CollectorRegistry
 from rich.console import Console
 
 from glinthawk.config import BatchConfig
 from glinthawk.core.dtype import DType
-from glinthawk.errors import InvalidRequest
+from glinthawk.errors import GlinthawkError, InvalidRequest
 from glinthawk.gateway.batch_input import check_paths, read_input, summarize_input
 from glinthawk.gateway.batch_output import OutputFile
 from glinthawk.gateway.bodies import (
@@ -60,6 +61,9 @@ log = get_logger("gateway.batch")
 
 READ_AHEAD_SEQUENCES = 1024
 """Sequences that are admitted or wait at once: enough to fill the lanes, few enough to hold."""
+
+CHILD_END_S = 1.0
+"""How long a process of ours, whose connection broke, is given to end before it is judged."""
 
 EXIT_OK = 0
 EXIT_INTERRUPTED = 130
@@ -274,7 +278,7 @@ class _BatchRun:
         if lines:
             self._write(lines, num_failed=num_failed)
         if self._engine.failure is not None:
-            raise self._engine.failure
+            self._explain(self._engine.failure)
         self._check_children()
         self._refresh_numbers()
         self._progress.update(self._numbers)
@@ -328,6 +332,14 @@ class _BatchRun:
             kv_used_bytes=stats.scheduler.kv_used_bytes,
             kv_capacity_bytes=stats.scheduler.kv_capacity_bytes,
         )
+
+    def _explain(self, failure: GlinthawkError) -> NoReturn:
+        """Raise why the run failed: a process of ours that ended tells more than its peers."""
+        deadline = time.monotonic() + CHILD_END_S
+        while self._launcher is not None and time.monotonic() < deadline:
+            self._launcher.check()
+            time.sleep(0.05)
+        raise failure
 
     def _check_children(self) -> None:
         if self._launcher is not None:

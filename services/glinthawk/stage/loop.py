@@ -221,7 +221,7 @@ class StageLoop:
     def _lose(self, event: PeerLost) -> None:
         if event.epoch < self._epoch:
             return
-        log.error("peer_lost", peer=event.peer, reason=event.reason)
+        log.warning("peer_lost", peer=event.peer, reason=event.reason)
         gateway = self._exits.gateway
         if gateway is not None and gateway.peer == event.peer:
             self._exits.gateway = None

@@ -176,7 +176,8 @@ class RandomSteps(RuleBasedStateMachine):
         for source, target in copies:
             for slot in range(4):
                 self.memory[target, slot] = self.memory.get((source, slot), -1)
-        for sequence, start, count in growth:
+        for rows in growth:
+            sequence, start, count = rows.sequence, rows.start, rows.count
             values = model.setdefault(sequence, [])
             pages, slots = self.allocator.locate(sequence, start, start + count)
             for token, at in enumerate(zip(pages.tolist(), slots.tolist(), strict=True), start):

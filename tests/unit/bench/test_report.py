@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
+
 from glinthawk.bench.report import describe_goal, finish
 from glinthawk.errors import InvalidConfig
-from rich.console import Console
 
 GOAL_HELD = {"name": "batch / vllm-cpu", "value": 1.25, "goal": 1.0, "holds": True}
 GOAL_MISSED = {"name": "batch / vllm-cpu", "value": 0.75, "goal": 1.0, "holds": False}

@@ -1,0 +1,1 @@
+"""A stage: the weights of a run of layers, and everything but attention over the cache."""
