@@ -10,9 +10,14 @@ from typing import Any
 
 from glinthawk import __version__
 
+_TELLING_VARIABLES = ("GOMP_", "KMP_", "MKL_", "OMP_", "VLLM_")
+
 
 def describe_environment(*packages: str) -> dict[str, Any]:
-    """Return commit, hardware and versions; of `packages` those that are installed."""
+    """Return commit, hardware and versions; of `packages` those that are installed.
+
+    variables: those of the environment that change how engines use threads and memory.
+    """
     return {
         "glinthawk": __version__,
         "commit": _find_commit(),
@@ -22,6 +27,9 @@ def describe_environment(*packages: str) -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "load_average": round(os.getloadavg()[0], 2),
         "packages": {name: found for name in packages if (found := _find_version(name))},
+        "variables": {
+            name: value for name, value in os.environ.items() if name.startswith(_TELLING_VARIABLES)
+        },
     }
 
 

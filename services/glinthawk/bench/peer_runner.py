@@ -116,7 +116,7 @@ def _load_transformers(request: dict[str, Any]) -> _Generate:
 
 
 def _longest(request: dict[str, Any]) -> int:
-    longest = max(map(len, request["prompts"])) + request["tokens"]
+    longest: int = max(map(len, request["prompts"])) + request["tokens"]
     return max(longest + 16, 512)
 
 

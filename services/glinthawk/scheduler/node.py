@@ -29,14 +29,23 @@ def choose_segment(
 ) -> tuple[ReadyItem, ...]:
     """Return the items to run as one segment, all of one kind at one layer; () when idle.
 
-    `prefill_first` is the gateway's hint (`Scheduler.prefill_first`). A prefill item runs
-    alone. Decode items of the deepest layer are merged in order while they fit `max_rows`; the
-    first is taken even if it alone is larger.
+    `prefill_first` is the gateway's hint (`Scheduler.prefill_first`). Releases have no rows:
+    they go first, by themselves. A prefill item runs alone. Decode items of the deepest layer
+    are merged in order while they fit `max_rows`; the first is taken even if it alone is
+    larger.
     """
+    releases: list[ReadyItem] = []
     prefills: list[ReadyItem] = []
     decodes: list[ReadyItem] = []
+    queues = {
+        StepKind.RELEASE: releases,
+        StepKind.PREFILL: prefills,
+        StepKind.DECODE: decodes,
+    }
     for item in ready:
-        (prefills if item.kind is StepKind.PREFILL else decodes).append(item)
+        queues[item.kind].append(item)
+    if releases:
+        return tuple(releases)
     if prefills and (prefill_first or not decodes):
         return (min(prefills, key=lambda item: (-item.layer, item.order)),)
     if not decodes:

@@ -104,6 +104,7 @@ class _StageProcess:
         self._metrics = ServiceMetrics(self._registry)
         self._ended = False
         self._wake = threading.Event()
+        self._reason = "it was stopped"
         self._exit_code = EXIT_OK
         self._loop = StageLoop(
             runner,
@@ -169,7 +170,7 @@ class _StageProcess:
         membership.start()
         self._wake.wait()
         self._wake.clear()
-        membership.stop()
+        membership.stop(self._reason)
         self._links.close()
 
     def _end(self) -> None:
@@ -187,6 +188,7 @@ class _StageProcess:
     def _fail(self, reason: str) -> None:
         log.error("stage_failed", reason=reason)
         self._exit_code = EXIT_FAILED
+        self._reason = reason
         self._end()
 
     def _describe(self) -> Description:

@@ -44,3 +44,9 @@ def test_prefill_waits_for_decode_unless_lanes_are_short() -> None:
 def test_prefill_fills_the_bubbles_of_decode() -> None:
     ready = [item(7, 0, kind=StepKind.PREFILL), item(8, 3, kind=StepKind.PREFILL)]
     assert lanes(choose_segment(ready, max_rows=8, prefill_first=False)) == [8]
+
+
+def test_releases_never_share_a_segment_with_rows() -> None:
+    ready = [item(1, 5), item(2, 5, rows=0, kind=StepKind.RELEASE), item(3, 5)]
+    for prefill_first in (False, True):
+        assert lanes(choose_segment(ready, max_rows=8, prefill_first=prefill_first)) == [2]
