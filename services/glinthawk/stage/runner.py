@@ -18,6 +18,10 @@ from glinthawk.stage.layers import Buffers, Layer, rms_norm
 from glinthawk.stage.rope import RopeTable
 
 
+_HEAD_TOKENS = 1024
+"""Tokens whose logits a CPU computes at a time: their block is turned while it is in the cache."""
+
+
 class SegmentRunner:
     """Computes the layers [first, last) of a model, those in `weights`, except attention.
 
@@ -144,9 +148,14 @@ class SegmentRunner:
         rows = len(residual)
         h = self._buffers.take("norm", (rows, self._config.hidden_size), dtype)
         rms_norm(residual, self._final_norm, self._config.norm_eps, out=h)
-        product = self._buffers.take("logits", (rows, len(self._lm_head)), dtype)
-        torch.mm(h, self._lm_head.t(), out=product)
-        return product if dtype is torch.float32 else product.float()
+        logits = self._buffers.take("logits", (rows, len(self._lm_head)), torch.float32)
+        step = _HEAD_TOKENS if self.device.type == "cpu" else len(self._lm_head)
+        for first in range(0, len(self._lm_head), step):
+            weight = self._lm_head[first : first + step]
+            part = self._buffers.take("logits_t", (len(weight), rows), dtype)
+            torch.mm(weight, h.t(), out=part)
+            logits[:, first : first + len(weight)].copy_(part.t())
+        return logits
 
     def _layer(self, layer: int) -> Layer:
         if not self._first_layer <= layer < self.last_layer:
