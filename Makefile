@@ -37,7 +37,7 @@ proto: $(STAMP)  ## generate the protobuf code again
 	$(BIN)/python -m glinthawk.wire.proto.generate
 
 sanitizers: $(STAMP)  ## the kernel's contract suite under AddressSanitizer and UBSan
-	PYTHON=$(abspath $(BIN)/python) bash tests/sanitizers/run.sh
+	PATH="$(abspath $(BIN)):$$PATH" PYTHON=$(abspath $(BIN)/python) bash tests/sanitizers/run.sh
 
 acceptance: $(STAMP)  ## the long sizes: every test, the fuzzers at full length
 	GLINTHAWK_FUZZ_FRAMES=1000000 $(BIN)/python -m pytest tests $(PYTEST_ARGS)

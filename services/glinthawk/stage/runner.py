@@ -17,7 +17,6 @@ from glinthawk.stage.device import ComputePolicy
 from glinthawk.stage.layers import Buffers, Layer, rms_norm
 from glinthawk.stage.rope import RopeTable
 
-
 _HEAD_TOKENS = 1024
 """Tokens whose logits a CPU computes at a time: their block is turned while it is in the cache."""
 
