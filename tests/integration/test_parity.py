@@ -10,6 +10,15 @@ from factories_models import FAMILIES, make_tiny_model
 from references import Reference, assert_same_tokens, greedy, load_reference_model
 
 NUM_TOKENS = 24
+IN_CI = ((1, 1), (2, 3), (3, 2))
+TOPOLOGIES = [
+    pytest.param(
+        *(stages, workers),
+        marks=[] if (stages, workers) in IN_CI else [pytest.mark.acceptance],
+    )
+    for stages in (1, 2, 3)
+    for workers in (1, 2, 3)
+]
 LENGTHS = (1, 2, 7, 31, 32, 33, 64, 100, 200, 333, 1000)
 
 
@@ -29,7 +38,7 @@ def case(
     return family, path, prompts, [greedy(model, prompt, NUM_TOKENS) for prompt in prompts]
 
 
-@pytest.mark.parametrize(("stages", "workers"), [(1, 1), (2, 3), (3, 2)])
+@pytest.mark.parametrize(("stages", "workers"), TOPOLOGIES)
 def test_greedy_output_equals_transformers(
     case: tuple[str, Path, list[list[int]], list[Reference]],
     stages: int,

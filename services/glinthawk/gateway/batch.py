@@ -10,18 +10,17 @@ read ahead as keeps the lanes full, never the whole file.
 
 import json
 import queue
-import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict, replace
-from types import FrameType
 from typing import NoReturn
 
 from prometheus_client import CollectorRegistry
 from rich.console import Console
 
+from glinthawk import __version__
 from glinthawk.config import BatchConfig
 from glinthawk.core.dtype import DType
 from glinthawk.errors import GlinthawkError, InvalidRequest
@@ -36,6 +35,7 @@ from glinthawk.gateway.bodies import (
 )
 from glinthawk.gateway.cluster import Cluster, ClusterEvents
 from glinthawk.gateway.engine import Completion, Engine
+from glinthawk.gateway.interrupts import Interrupted, signals_as_interrupts
 from glinthawk.gateway.launcher import Launcher
 from glinthawk.gateway.progress import (
     ProgressReporter,
@@ -54,6 +54,7 @@ from glinthawk.models.tokenizer import Tokenizer
 from glinthawk.scheduler import Scheduler, SchedulerConfig
 from glinthawk.telemetry.logging import get_logger
 from glinthawk.telemetry.metrics import ServiceMetrics, serve_metrics
+from glinthawk.wire.control import Description, attach_control
 from glinthawk.wire.dial import DialOptions
 from glinthawk.wire.grpc_server import GrpcServer
 
@@ -69,10 +70,6 @@ EXIT_OK = 0
 EXIT_INTERRUPTED = 130
 
 
-class Interrupted(BaseException):
-    """SIGINT or SIGTERM came; not an error, so nothing that handles errors stops it."""
-
-
 def run_batch(config: BatchConfig) -> int:
     """Answer every line of the input and return the exit code.
 
@@ -81,7 +78,7 @@ def run_batch(config: BatchConfig) -> int:
         GlinthawkError: the run failed; finished lines are kept.
     """
     try:
-        with _signals_as_interrupts():
+        with signals_as_interrupts():
             return _BatchRun(config).run()
     except Interrupted:
         Console(stderr=True).print("interrupted: the same command goes on from here")
@@ -158,6 +155,7 @@ class _BatchRun:
             metrics=self._metrics,
         )
         cluster.attach(server)
+        attach_control(server, self._describe)
         server.start()
         stack.callback(server.stop, 0.2)
         serve_metrics(self._registry, host, config.metrics_port)
@@ -174,6 +172,9 @@ class _BatchRun:
         server.set_serving(True)
         self._load_s = time.monotonic() - self._started_at
 
+    def _describe(self) -> Description:
+        return Description("gateway", "batch", __version__, stats=asdict(self._numbers))
+
     def _start_engine(self, cluster: Cluster, stack: ExitStack) -> None:
         config = self._config
         scheduler = Scheduler(
@@ -181,6 +182,7 @@ class _BatchRun:
                 geometry=cluster.geometry,
                 num_lanes=config.lanes or max(2, 2 * config.stages),
                 max_lane_rows=config.max_lane_rows,
+                min_lane_rows=config.min_lane_rows,
                 prefill_tokens=config.prefill_tokens,
                 max_sequence_length=self._max_sequence_length,
             )
@@ -352,23 +354,3 @@ class _BatchRun:
         if self._config.summary is not None:
             figures = {**asdict(self._numbers), "load_s": self._load_s, "run_s": run_s}
             self._config.summary.write_text(json.dumps(figures, indent=2) + "\n")
-
-
-@contextmanager
-def _signals_as_interrupts() -> Iterator[None]:
-    """Turn SIGINT and SIGTERM into `Interrupted`, so that everything is taken down in order."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise Interrupted(signal.Signals(number).name)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    former = {
-        number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
