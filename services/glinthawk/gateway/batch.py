@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import NoReturn
 
 from prometheus_client import CollectorRegistry
@@ -24,22 +24,15 @@ from glinthawk import __version__
 from glinthawk.config import BatchConfig
 from glinthawk.core.dtype import DType
 from glinthawk.errors import GlinthawkError, InvalidRequest
+from glinthawk.gateway.answers import Answers
 from glinthawk.gateway.batch_input import check_paths, read_input, summarize_input
 from glinthawk.gateway.batch_output import OutputFile
-from glinthawk.gateway.bodies import (
-    build_body,
-    build_error_body,
-    build_line_ids,
-    build_output_line,
-    build_refused_line,
-)
 from glinthawk.gateway.cluster import Cluster, ClusterEvents
 from glinthawk.gateway.engine import Completion, Engine
 from glinthawk.gateway.interrupts import Interrupted, signals_as_interrupts
 from glinthawk.gateway.launcher import Launcher
 from glinthawk.gateway.progress import (
     ProgressReporter,
-    RunNumbers,
     RunSummary,
     build_summary_table,
 )
@@ -105,8 +98,6 @@ class _BatchRun:
         self._launcher: Launcher | None = None
         self._load_s = 0.0
         self._run_s = 0.0
-        self._num_prompt_tokens = 0
-        self._num_generated_tokens = 0
 
     def run(self) -> int:
         config = self._config
@@ -117,15 +108,9 @@ class _BatchRun:
             overwrite=config.overwrite,
             clock=time.monotonic,
         ) as output:
-            finished = output.finished
-            self._numbers = RunNumbers(
-                num_lines=summary.num_lines,
-                num_done=len(finished.line_numbers),
-                num_failed=finished.num_failed,
-                num_done_before=len(finished.line_numbers),
-            )
             self._output = output
-            if len(finished.line_numbers) < summary.num_lines:
+            self._answers = Answers(output, self._tokenizer, summary.num_lines)
+            if self._answers.numbers.num_done < summary.num_lines:
                 with ExitStack() as stack:
                     self._start(stack)
                     self._answer_all()
@@ -173,7 +158,7 @@ class _BatchRun:
         self._load_s = time.monotonic() - self._started_at
 
     def _describe(self) -> Description:
-        return Description("gateway", "batch", __version__, stats=asdict(self._numbers))
+        return Description("gateway", "batch", __version__, stats=asdict(self._answers.numbers))
 
     def _start_engine(self, cluster: Cluster, stack: ExitStack) -> None:
         config = self._config
@@ -245,23 +230,17 @@ class _BatchRun:
             while self._num_open > 0:
                 self._collect()
             self._run_s = time.monotonic() - started_at
-            self._numbers = replace(
-                self._numbers,
-                num_prompt_tokens=self._num_prompt_tokens,
-                num_generated_tokens=self._num_generated_tokens,
-            )
+            self._answers.settle()
 
     def _admit(self, line: BatchLine | RefusedLine, context: ModelContext) -> None:
         """Hand a line to the engine, or answer it at once if it cannot run."""
-        ids = build_line_ids(self._output.run_digest, line.line_number)
         if isinstance(line, RefusedLine):
-            self._write([build_refused_line(ids, line)], num_failed=1)
+            self._answers.refuse(line)
             return
         try:
             request = parse_request(line, context, run_seed=self._config.seed)
         except InvalidRequest as error:
-            status, body = build_error_body(error)
-            self._write([build_output_line(ids, line.custom_id, status, body)], num_failed=1)
+            self._answers.reject(line, error)
             return
         assert self._engine is not None
         self._num_open += len(request.choices)
@@ -270,26 +249,14 @@ class _BatchRun:
     def _collect(self) -> None:
         """Wait a moment for finished requests and write them down."""
         assert self._engine is not None
-        lines: list[bytes] = []
-        num_failed = 0
-        for completion in self._take_completions():
-            self._num_open -= len(completion.request.choices)
-            num_failed += completion.error is not None
-            self._count_tokens(completion)
-            lines.append(self._build_line(completion))
-        if lines:
-            self._write(lines, num_failed=num_failed)
+        completions = list(self._take_completions())
+        self._num_open -= sum(len(completion.request.choices) for completion in completions)
+        self._answers.add(completions)
         if self._engine.failure is not None:
             self._explain(self._engine.failure)
         self._check_children()
-        self._refresh_numbers()
-        self._progress.update(self._numbers)
-
-    def _count_tokens(self, completion: Completion) -> None:
-        """Count what is in the output; the engine's own figures lag by a moment."""
-        if completion.error is None:
-            self._num_prompt_tokens += completion.request.num_prompt_tokens
-            self._num_generated_tokens += sum(len(choice.tokens) for choice in completion.choices)
+        self._answers.show(self._engine.stats)
+        self._progress.update(self._answers.numbers)
 
     def _take_completions(self) -> Iterator[Completion]:
         try:
@@ -298,42 +265,6 @@ class _BatchRun:
                 yield self._completions.get_nowait()
         except queue.Empty:
             return
-
-    def _build_line(self, completion: Completion) -> bytes:
-        assert isinstance(completion.key, tuple)
-        line_number, custom_id = completion.key
-        ids = build_line_ids(self._output.run_digest, line_number)
-        if completion.error is not None:
-            status, body = build_error_body(completion.error)
-        else:
-            status = 200
-            body = build_body(
-                completion.request,
-                completion.choices,
-                self._tokenizer,
-                body_id=ids.body,
-                created=int(time.time()),
-            )
-        return build_output_line(ids, custom_id, status, body)
-
-    def _write(self, lines: list[bytes], *, num_failed: int) -> None:
-        self._output.append(lines)
-        self._numbers = replace(
-            self._numbers,
-            num_done=self._numbers.num_done + len(lines),
-            num_failed=self._numbers.num_failed + num_failed,
-        )
-
-    def _refresh_numbers(self) -> None:
-        assert self._engine is not None
-        stats = self._engine.stats
-        self._numbers = replace(
-            self._numbers,
-            num_prompt_tokens=stats.tokens_in,
-            num_generated_tokens=stats.tokens_out,
-            kv_used_bytes=stats.scheduler.kv_used_bytes,
-            kv_capacity_bytes=stats.scheduler.kv_capacity_bytes,
-        )
 
     def _explain(self, failure: GlinthawkError) -> NoReturn:
         """Raise why the run failed: a process of ours that ended tells more than its peers."""
@@ -349,8 +280,8 @@ class _BatchRun:
 
     def _report(self) -> None:
         run_s = self._run_s
-        summary = RunSummary(self._numbers, load_s=self._load_s, run_s=run_s)
+        summary = RunSummary(self._answers.numbers, load_s=self._load_s, run_s=run_s)
         self._console.print(build_summary_table(summary))
         if self._config.summary is not None:
-            figures = {**asdict(self._numbers), "load_s": self._load_s, "run_s": run_s}
+            figures = {**asdict(self._answers.numbers), "load_s": self._load_s, "run_s": run_s}
             self._config.summary.write_text(json.dumps(figures, indent=2) + "\n")
