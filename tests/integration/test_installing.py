@@ -21,7 +21,11 @@ def install(folder: Path, what: str, **environment: str) -> Path:
     """Make an environment with `what` in it and return its folder of programs."""
     venv.create(folder, with_pip=True)
     subprocess.run(
-        [folder / "bin/python", "-m", "pip", "install", "--quiet", what],
+        [
+            *(folder / "bin/python", "-m", "pip", "install", "--quiet", what),
+            # Nothing of it is built where the tree's own extension is.
+            f"--config-settings=build-dir={folder / 'build'}",
+        ],
         cwd=ROOT,
         check=True,
         timeout=INSTALL_S,
