@@ -128,7 +128,12 @@ class HuggingFaceTokenizer:
 
     def token_text(self, token: int) -> str:
         """See `Tokenizer`."""
-        return self.token_bytes(token).decode("utf-8", errors="replace")
+        data = self.token_bytes(token)
+        try:
+            return data.decode("utf-8")
+        except UnicodeDecodeError:
+            # As OpenAI shows a part of a character, so that no two parts look the same.
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
 
     def is_special(self, token: int) -> bool:
         """See `Tokenizer`."""

@@ -52,7 +52,7 @@ class Tokenizer(Protocol):
         ...
 
     def token_text(self, token: int) -> str:
-        """Return how `token` is shown in logprobs; broken UTF-8 is replaced."""
+        """Return how `token` is shown in logprobs; a part of a character as ``bytes:\\xe2``."""
         ...
 
     def is_special(self, token: int) -> bool:

@@ -1,3 +1,4 @@
+import time
 from pathlib import Path
 
 import pytest
@@ -59,8 +60,19 @@ def test_a_peer_that_takes_too_long_is_ended_with_its_children(
     with pytest.raises(PeerFailed, match="not done after 1 s"):
         home.run({}, tmp_path)
     child = int((tmp_path / "child").read_text(encoding="utf-8"))
-    stat = Path(f"/proc/{child}/stat")
-    assert not stat.exists() or stat.read_text(encoding="utf-8").split()[2] == "Z"
+    deadline = time.monotonic() + 10
+    while is_running(child):
+        assert time.monotonic() < deadline, "the peer's child outlives it"
+        time.sleep(0.05)
+
+
+def is_running(process: int) -> bool:
+    """Tell whether a process is there and not just waiting to be reaped."""
+    try:
+        state = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").split()[2]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
 
 
 def test_a_peer_is_installed_once(tmp_path: Path) -> None:

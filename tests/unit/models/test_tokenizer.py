@@ -114,7 +114,7 @@ def test_encoding_adds_the_beginning_token_only_when_asked() -> None:
 def test_bytes_of_a_token_are_exact_where_its_text_is_not() -> None:
     tokens = BYTE_LEVEL.encode("🙂")
     assert b"".join(map(BYTE_LEVEL.token_bytes, tokens)) == "🙂".encode()
-    assert BYTE_LEVEL.token_text(tokens[0]) == "\ufffd"
+    assert BYTE_LEVEL.token_text(tokens[0]).startswith("bytes:\\x")
     byte_token = 3 + 0xF0
     assert SENTENCEPIECE.token_bytes(byte_token) == b"\xf0"
     assert SENTENCEPIECE.token_text(SENTENCEPIECE.encode("hello")[1]) == " hello"
