@@ -220,11 +220,12 @@ class BatchConfig(_Config):
         default=1024, ge=1, le=1 << 20, description="Prompt tokens that one prefill step takes."
     )
     max_lane_rows: int = Field(default=256, ge=1, le=65536, description="Sequences of one lane.")
-    min_lane_rows: int = Field(
-        default=16,
+    min_lane_rows: int | None = Field(
+        default=None,
         ge=1,
         le=65536,
-        description="Sequences that each lane must have before a worker opens another one.",
+        description="Sequences that each lane must have before a worker opens another one; the "
+        "default is 16 with --listen, and 128 where all share this machine's cores.",
     )
     lanes: int | None = Field(
         default=None, ge=2, le=4096, description="Lanes in flight; the default is two a stage."

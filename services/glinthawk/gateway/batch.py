@@ -56,6 +56,10 @@ log = get_logger("gateway.batch")
 READ_AHEAD_SEQUENCES = 1024
 """Sequences that are admitted or wait at once: enough to fill the lanes, few enough to hold."""
 
+APART_LANE_ROWS = 16
+SHARED_LANE_ROWS = 128
+"""Sequences of a lane from which on a worker opens another, on machines of their own or not."""
+
 CHILD_END_S = 1.0
 """How long a process of ours, whose connection broke, is given to end before it is judged."""
 
@@ -167,7 +171,7 @@ class _BatchRun:
                 geometry=cluster.geometry,
                 num_lanes=config.lanes or max(2, 2 * config.stages),
                 max_lane_rows=config.max_lane_rows,
-                min_lane_rows=config.min_lane_rows,
+                min_lane_rows=config.min_lane_rows or self._default_lane_rows,
                 prefill_tokens=config.prefill_tokens,
                 max_sequence_length=self._max_sequence_length,
             )
@@ -192,6 +196,12 @@ class _BatchRun:
         thread.start()
         stack.callback(engine.stop)
         self._engine = engine
+
+    @property
+    def _default_lane_rows(self) -> int:
+        """Where stage and worker share cores, a second lane overlaps nothing: it only makes
+        products smaller, until they are large enough by themselves."""
+        return APART_LANE_ROWS if self._launcher is None else SHARED_LANE_ROWS
 
     def _identity(self, input_sha256: str) -> RunIdentity:
         config = self._config
