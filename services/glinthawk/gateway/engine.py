@@ -231,7 +231,11 @@ class Engine:
                 SequenceStart(identity, prompt.tokens, len(prompt.tokens), choice.sampling)
             )
         if starts:
-            self._scheduler.add(SequenceGroup(tuple(starts), choices[0].max_new_tokens))
+            sampling, limit = choices[0].sampling, choices[0].max_new_tokens
+            runs_to_limit = not parsed.stop and not sampling.stop_token_ids
+            self._scheduler.add(
+                SequenceGroup(tuple(starts), limit, limit if runs_to_limit else None)
+            )
 
     def _commit(self, result: StepResult) -> list[SampledToken]:
         """Book a step's tokens; return those that count, for their text to be read later."""
@@ -254,7 +258,13 @@ class Engine:
                 sequence.request.set_prompt_logprobs(
                     sequence.choice.prompt_index, position, logprobs
                 )
-        accepted = [item for item in result.sampled if item.sequence in committed.accepted]
+        # A failed row has no token that counts, but its request must be told.
+        accepted = [
+            item
+            for item in result.sampled
+            if item.sequence in self._sequences
+            and (item.error is not None or item.sequence in committed.accepted)
+        ]
         for sample in accepted:
             self._sequences[sample.sequence].num_generated += 1
         return accepted
