@@ -293,6 +293,7 @@ def test_listen_uses_processes_that_register(model: Path, tmp_path: Path) -> Non
         (["--stages", "0"], "stages"),
         (["--stages", "99"], "99"),
         (["--model", "/nowhere"], "/nowhere"),
+        (["--max-sequence-length", "999999"], "999999"),
         (["--dtype", "int3"], "dtype"),
         (["--frobnicate"], "frobnicate"),
     ],

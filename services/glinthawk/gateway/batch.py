@@ -23,7 +23,7 @@ from rich.console import Console
 from glinthawk import __version__
 from glinthawk.config import BatchConfig
 from glinthawk.core.dtype import DType
-from glinthawk.errors import GlinthawkError, InvalidRequest
+from glinthawk.errors import GlinthawkError, InvalidConfig, InvalidRequest
 from glinthawk.gateway.answers import Answers
 from glinthawk.gateway.batch_input import check_paths, read_input, summarize_input
 from glinthawk.gateway.batch_output import OutputFile
@@ -92,6 +92,12 @@ class _BatchRun:
         self._started_at = time.monotonic()
         self._files: ModelFiles = resolve_model(config.model, revision=config.revision)
         self._model: ModelConfig = load_config(self._files)
+        longest = config.max_sequence_length
+        if longest is not None and longest > self._model.context_length:
+            raise InvalidConfig(
+                f"--max-sequence-length {longest} is above the model's context of "
+                f"{self._model.context_length} tokens; lower it"
+            )
         self._digest = model_digest(self._files)
         self._tokenizer: Tokenizer = load_tokenizer(self._files)
         self._completions: queue.SimpleQueue[Completion] = queue.SimpleQueue()
