@@ -27,7 +27,10 @@ def parse_max_tokens(fields: Fields, *, can_be_zero: bool) -> Limit | None:
     for name in ("max_completion_tokens", "max_tokens"):
         value = fields.integer(name, low=0, high=_MAX_TOKENS)
         if value == 0 and not can_be_zero:
-            raise InvalidRequest(f"{name} 0 needs echo: true on /v1/completions", param=name)
+            raise InvalidRequest(
+                f"{name} is 0, which only /v1/completions with echo: true allows; use at least 1",
+                param=name,
+            )
         if value is not None:
             limits.append(Limit(value, name))
     if len({limit.num_tokens for limit in limits}) > 1:

@@ -34,6 +34,8 @@ MAX_CHOICES = 128
 DEFAULT_COMPLETION_TOKENS = 16
 """Tokens that /v1/completions generates when the body does not say, as OpenAI has it."""
 
+_MAX_DIGITS = 100
+
 _SEED_MASK = (1 << 63) - 1
 
 
@@ -232,13 +234,21 @@ def _build_choices(
 def _load_json(line: bytes) -> Any:
     """Return the JSON value of `line`; a ValueError says in words what is wrong with it."""
     try:
-        return json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
+        return json.loads(
+            line.decode("utf-8"), parse_constant=_refuse_constant, parse_int=_read_integer
+        )
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 at byte {error.start}") from error
     except json.JSONDecodeError as error:
         raise ValueError(f"no JSON: {error.msg} at character {error.pos}") from error
     except RecursionError as error:
         raise ValueError("no JSON that can be read: nested too deeply") from error
+
+
+def _read_integer(digits: str) -> int:
+    if len(digits) > _MAX_DIGITS:
+        raise ValueError(f"an integer has {len(digits)} digits; at most {_MAX_DIGITS} are read")
+    return int(digits)
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -14,7 +14,8 @@ _GREEDY_BELOW = 1e-5
 """A lower temperature is greedy, as in vLLM: logits divided by it would overflow."""
 
 _INT64 = 1 << 63
-_SEED_MASK = _INT64 - 1
+_SEED_MASK = (1 << 64) - 1
+"""A negative seed is taken as the unsigned number of the same 64 bits."""
 _MAX_INT32 = (1 << 31) - 1
 
 

@@ -85,7 +85,7 @@ class Scheduler:
                 f"the request needs {group.num_tokens} tokens (prompt "
                 f"{group.starts[0].prompt_tokens}, output {group.max_new_tokens}); at most "
                 f"{self.config.max_sequence_length if largest is None else largest} fit. "
-                "Shorten the prompt or lower max_tokens",
+                "Shorten the prompt, set max_tokens lower, or give the workers more KV memory",
                 param="max_tokens",
             )
         self._check_starts(group)

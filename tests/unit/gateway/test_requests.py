@@ -216,10 +216,10 @@ def test_switched_off_values_mean_off() -> None:
     assert sampling_of(temperature=1e-9).temperature == 0.0
 
 
-def test_seeds_fit_into_63_bits_and_zero_is_a_seed() -> None:
+def test_seeds_are_unsigned_64_bits_and_zero_is_a_seed() -> None:
     assert sampling_of(seed=0).seed == 0
-    assert sampling_of(seed=-1).seed == (1 << 63) - 1
-    assert 0 <= sampling_of(seed=-(1 << 63)).seed < 1 << 63
+    assert sampling_of(seed=-1).seed == (1 << 64) - 1
+    assert sampling_of(seed=-(1 << 63)).seed == 1 << 63
 
 
 def test_derived_seeds_are_stable_and_differ() -> None:
@@ -301,3 +301,24 @@ def test_a_model_without_text_takes_token_ids_only() -> None:
         parse_body(Endpoint.COMPLETIONS, {"prompt": "x"}, model, default_seed=0)
     with pytest.raises(InvalidRequest, match="no chat template"):
         parse_body(Endpoint.CHAT, {"messages": MESSAGES}, model, default_seed=0)
+
+
+def test_an_endless_integer_is_refused_in_words_of_our_own() -> None:
+    line = b'{"custom_id": "a", "n": ' + b"1" * 5000 + b"}"
+    refused = parse_line(line, 3)
+    assert isinstance(refused, RefusedLine)
+    assert "5000 digits" in refused.message
+    assert "sys." not in refused.message
+
+
+def test_seeds_two_to_the_63_apart_are_two_seeds() -> None:
+    seeds = [-1, 2**63 - 1, -(2**63), 0]
+    parsed = [
+        parse_body(
+            Endpoint.COMPLETIONS, {"prompt": "a", "seed": seed}, make_model(), default_seed=5
+        )
+        for seed in seeds
+    ]
+    drawn = {request.choices[0].sampling.seed for request in parsed}
+    assert len(drawn) == len(seeds)
+    assert all(0 <= seed < 2**64 for seed in drawn)
