@@ -229,6 +229,18 @@ def test_an_output_of_another_run_is_refused(model: Path, tmp_path: Path) -> Non
     assert run_batch(tmp_path, lines, *options, "--seed", "5", "--overwrite").exit_code == 0
 
 
+def test_an_output_of_another_chat_template_is_refused(tmp_path: Path) -> None:
+    model = make_tiny_model("smollm2", tmp_path / "model")
+    lines = [chat("a", "Hello.", max_tokens=2)]
+    options = ("--model", str(model))
+    assert run_batch(tmp_path, lines, *options).exit_code == 0
+    for path in model.glob("chat_template*"):
+        path.write_text(path.read_text() + " ")
+    other = run_batch(tmp_path, lines, *options)
+    assert other.exit_code == 2
+    assert "tokenizer" in other.stderr
+
+
 def test_ctrl_c_ends_everything_with_130(long_job: tuple[list[str], Path, Path]) -> None:
     command, output, folder = long_job
     process = start(command, folder)

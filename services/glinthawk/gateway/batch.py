@@ -42,7 +42,7 @@ from glinthawk.gateway.sidecar import RunIdentity
 from glinthawk.models.config import ModelConfig
 from glinthawk.models.hf_tokenizer import load_tokenizer
 from glinthawk.models.load import load_config
-from glinthawk.models.source import ModelFiles, model_digest, resolve_model
+from glinthawk.models.source import ModelFiles, model_digest, resolve_model, tokenizer_digest
 from glinthawk.models.tokenizer import Tokenizer
 from glinthawk.scheduler import Scheduler, SchedulerConfig
 from glinthawk.telemetry.logging import get_logger
@@ -215,6 +215,7 @@ class _BatchRun:
             input_sha256,
             self._digest,
             {
+                "tokenizer": tokenizer_digest(self._files),
                 "dtype": config.dtype,
                 "kv_dtype": config.kv_dtype,
                 "max_sequence_length": config.max_sequence_length,

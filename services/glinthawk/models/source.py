@@ -21,6 +21,11 @@ _INDEX = "model.safetensors.index.json"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _ALLOWED = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt")
 _IGNORED = ("*/*", "consolidated*")
+_TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json"),
+    *("added_tokens.json", "vocab.json", "vocab.txt", "merges.txt"),
+    *("chat_template.jinja", "chat_template.json"),
+)
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _SAMPLES = 16
 _SAMPLE_BYTES = 4096
@@ -89,6 +94,21 @@ def model_digest(files: ModelFiles) -> str:
             _feed(digest, path.read_bytes() if path.is_file() else b"")
     for path in files.weights:
         _feed_weights(digest, path)
+    return digest.hexdigest()
+
+
+def tokenizer_digest(files: ModelFiles) -> str:
+    """Return a SHA-256 of what turns text into tokens: tokenizer and chat template, whole files.
+
+    Stages need not have them, so `model_digest` leaves them out. A GGUF file holds its own, in
+    the metadata that `model_digest` covers.
+    """
+    digest = hashlib.sha256(b"glinthawk-tokenizer-1")
+    if files.folder is not None:
+        names = {path.name for path in files.folder.iterdir() if path.is_file()}
+        for name in sorted(names.intersection(_TOKENIZER_FILES)):
+            _feed(digest, name.encode())
+            _feed(digest, (files.folder / name).read_bytes())
     return digest.hexdigest()
 
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from factories_models import make_tiny_model
 from glinthawk.errors import InvalidConfig, UnsupportedModel
 from glinthawk.models.gguf_file import read_gguf
-from glinthawk.models.source import model_digest, resolve_model
+from glinthawk.models.source import ModelFiles, model_digest, resolve_model, tokenizer_digest
 
 
 def test_folder_is_resolved_to_its_safetensors(tmp_path: Path) -> None:
@@ -169,3 +169,18 @@ def test_digest_of_no_safetensors_is_refused(tmp_path: Path) -> None:
     (path / "model.safetensors").write_bytes(b"\xff" * 100)
     with pytest.raises(InvalidConfig, match="not a safetensors file"):
         model_digest(files)
+
+
+def test_the_tokenizers_digest_sees_every_file_that_makes_tokens(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(bytes(16))
+    files = ModelFiles("m", tmp_path, None, (tmp_path / "model.safetensors",))
+    seen = {tokenizer_digest(files)}
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        (tmp_path / name).write_text("one")
+        seen.add(tokenizer_digest(files))
+        (tmp_path / name).write_text("two")
+        seen.add(tokenizer_digest(files))
+    assert len(seen) == 7
+    (tmp_path / "notes.txt").write_text("no part of it")
+    assert tokenizer_digest(files) in seen
