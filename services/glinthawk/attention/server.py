@@ -1,51 +1,55 @@
-"""The attention worker process: it owns listening, signals and wiring; the core does the work.
+"""The attention worker process: the kernel that it runs on, and the wiring of its parts.
 
-membership client --view--> intake
-data server --connections--> intake --queue--> worker (compute thread) --outboxes--> stages
+    data server --connections--> intake --queue--> worker (compute thread) --outboxes--> stages
+
+What it shares with a stage (listening, signals, membership) is `wire.member`.
 """
 
-import signal
-import threading
-import time
+import os
+from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry
 
-from glinthawk import __version__
 from glinthawk.attention.intake import Forget, Intake, NewView, Stop
 from glinthawk.attention.interface import AttentionBackend
 from glinthawk.attention.selection import is_kernel_built, select_backend
-from glinthawk.attention.worker import AttentionWorker, BuildBackend
+from glinthawk.attention.worker import AttentionWorker
 from glinthawk.config import AttentionConfig
 from glinthawk.core.dtype import DType
 from glinthawk.core.geometry import KVGeometry
-from glinthawk.errors import CapacityExceeded, InvalidConfig
+from glinthawk.errors import InvalidConfig
 from glinthawk.telemetry.logging import get_logger
-from glinthawk.telemetry.metrics import ServiceMetrics, serve_metrics
-from glinthawk.wire.control import Description, attach_control
-from glinthawk.wire.data_server import DataServer, DataServerOptions
-from glinthawk.wire.grpc_server import GrpcServer, join_address
-from glinthawk.wire.membership_client import MembershipClient, MembershipOptions
-from glinthawk.wire.messages import Accepted, AttentionOffer, Heartbeat, Registration, View
+from glinthawk.telemetry.metrics import ServiceMetrics
+from glinthawk.wire.member import MemberProcess, Role
+from glinthawk.wire.messages import AttentionOffer, View
+from glinthawk.wire.tickets import Hello
+from glinthawk.wire.transport import Connection
 
 log = get_logger("attention.server")
-
-EXIT_OK = 0
-EXIT_FAILED = 1
-
-REJOIN_AFTER_S = 1.0
-"""Pause before looking for the next gateway, while the last one ends."""
-
-PATIENCE_S = 15.0
-"""A gateway that is ending may still answer, with a refusal; so long it is asked again."""
 
 
 def run_attention(config: AttentionConfig) -> int:
     """Serve KV cache and attention until the gateway or a signal ends it; return the exit code.
 
     Raises:
-        InvalidConfig: the kernel, its instruction set or a port is not to be had.
+        InvalidConfig: the kernel, its instruction set, the memory or a port is not to be had.
     """
-    return _AttentionProcess(config, _choose_backend(config)).serve()
+    _check_memory(config.kv_memory)
+    registry = CollectorRegistry()
+    kernel = _choose_backend(config)
+    log.info("starting", kernel=kernel.label, kv_memory=config.kv_memory)
+    role = _AttentionRole(config, kernel, ServiceMetrics(registry))
+    return MemberProcess(config, role, registry).serve()
+
+
+def _check_memory(kv_memory: int) -> None:
+    """Refuse KV memory that this machine does not have; pages are only taken when written."""
+    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if kv_memory > physical:
+        raise InvalidConfig(
+            f"kv_memory {kv_memory} is above the {physical} bytes of memory that this machine "
+            "has; lower it"
+        )
 
 
 class _Kernel:
@@ -85,99 +89,21 @@ def _choose_backend(config: AttentionConfig) -> _Kernel:
     return _Kernel(config, config.isa or isas[0])
 
 
-class _AttentionProcess:
-    """The running process."""
+class _AttentionRole(Role):
+    """The worker and its intake, as the process round them sees them."""
 
-    def __init__(self, config: AttentionConfig, kernel: _Kernel) -> None:
-        build: BuildBackend = kernel.build
-        self._config = config
-        self._registry = CollectorRegistry()
-        self._metrics = ServiceMetrics(self._registry)
+    def __init__(self, config: AttentionConfig, kernel: _Kernel, metrics: ServiceMetrics) -> None:
         self._offer = AttentionOffer(config.kv_memory, tuple(DType), kernel.label)
-        self._worker = AttentionWorker(config.name, config.kv_memory, build, self._metrics)
-        self._intake = Intake(self._metrics)
-        self._changed = threading.Event()
-        self._is_ended = False
-        self._exit_code = EXIT_OK
-        self._patient_until = 0.0
+        self._worker = AttentionWorker(config.name, config.kv_memory, kernel.build, metrics)
+        self._intake = Intake(metrics)
 
-    def serve(self) -> int:
-        """Listen, join, compute until the end; return the exit code."""
-        config = self._config
-        server = GrpcServer(config.host, config.grpc_port, secret=config.secret)
-        data = DataServer(
-            config.name,
-            self._intake.accept,
-            DataServerOptions(
-                tcp=config.transport != "grpc",
-                tcp_host=config.host,
-                tcp_port=config.data_port,
-                advertised_host=config.advertise_host,
-            ),
-        )
-        data.attach(server)
-        attach_control(server, self._describe)
-        server.start()
-        data.start()
-        metrics = serve_metrics(self._registry, config.host, config.metrics_port)
-        log.info(
-            "listening",
-            grpc_port=server.port,
-            data_port=data.tcp_port,
-            metrics_port=metrics.port,
-            kernel=self._offer.kernel,
-            kv_memory=config.kv_memory,
-        )
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: self._end())
-        compute = threading.Thread(target=self._compute, name="compute", daemon=True)
-        compute.start()
-        server.set_serving(True)
-        self._hold_memberships(
-            Registration(
-                name=config.name,
-                version=__version__,
-                address=join_address(config.advertise_host or config.host, server.port),
-                offer=self._offer,
-                tcp_port=data.tcp_port,
-            )
-        )
-        self._intake.post(Stop())
-        compute.join(5.0)
-        self._intake.close()
-        data.stop()
-        server.stop(0.2)
-        metrics.close()
-        return self._exit_code
+    @property
+    def offer(self) -> AttentionOffer:
+        """Memory, formats and kernel."""
+        return self._offer
 
-    def _hold_memberships(self, registration: Registration) -> None:
-        """Be a member of one gateway's run after the other, until the process ends."""
-        while not self._is_ended:
-            client = MembershipClient(
-                registration,
-                self,
-                self._heartbeat,
-                MembershipOptions(self._config.gateway, secret=self._config.secret),
-            )
-            client.start()
-            self._changed.wait()
-            self._changed.clear()
-            client.stop("it was asked to end" if self._is_ended else "its run is over")
-            if not self._is_ended:
-                self._changed.wait(REJOIN_AFTER_S)
-                self._changed.clear()
-
-    def _compute(self) -> None:
-        try:
-            self._run_worker()
-        except (CapacityExceeded, ValueError) as error:
-            self._fail(str(error))
-        finally:
-            # Without its compute thread the process is of no use, whatever ended it.
-            if not self._is_ended:
-                self._fail("the compute thread ended")
-
-    def _run_worker(self) -> None:
+    def run(self) -> None:
+        """Serve what comes in, in its order."""
         while True:
             item = self._intake.take()
             if isinstance(item, Stop):
@@ -189,61 +115,31 @@ class _AttentionProcess:
             else:
                 self._worker.handle(item)
 
-    def _end(self) -> None:
-        self._is_ended = True
-        self._changed.set()
+    def stop(self) -> None:
+        """Let `run` return, and close the stages' connections."""
+        self._intake.post(Stop())
+        self._intake.close()
 
-    def _fail(self, reason: str) -> None:
-        log.error("attention_failed", reason=reason)
-        self._exit_code = EXIT_FAILED
-        self._end()
+    def accept(self, connection: Connection, hello: Hello) -> None:
+        """Read a stage's frames."""
+        self._intake.accept(connection, hello)
 
-    def _describe(self) -> Description:
-        stats = {**self._heartbeat().stats, "kernel": self._offer.kernel}
-        return Description("attention", self._config.name, __version__, stats=stats)
-
-    def _heartbeat(self) -> Heartbeat:
-        stats = self._worker.stats()
-        return Heartbeat(
-            {
-                "kv_used_bytes": stats.kv_used_bytes,
-                "kv_capacity_bytes": stats.kv_capacity_bytes,
-                "busy_seconds": stats.busy_s,
-                "dropped_frames": stats.num_dropped,
-                "queue_depth": self._intake.depth,
-            }
-        )
-
-    # --- MembershipEvents
-
-    def on_accepted(self, accepted: Accepted) -> None:
-        """The gateway took this worker in."""
-        self._patient_until = 0.0
-        log.info("joined", gateway=self._config.gateway, epoch=accepted.epoch)
-
-    def on_view(self, view: View) -> None:
+    def follow(self, view: View) -> None:
         """The shape of the pages is known: the arena can be made. Stages dial this worker."""
         if view.geometry is not None:
             self._intake.post(NewView(view.epoch, view.geometry))
 
-    def on_refused(self, reason: str) -> None:
-        """The gateway does not want this worker, or is ending."""
-        if time.monotonic() < self._patient_until:
-            log.info("join_failed", gateway=self._config.gateway, reason=reason)
-            self._changed.set()
-            return
-        self._fail(f"the gateway at {self._config.gateway} refused this worker: {reason}")
-
-    def on_shutdown(self, reason: str) -> None:
-        """The run is over: end with it, or forget it and wait for the next."""
-        log.info("gateway_ended", gateway=self._config.gateway, reason=reason)
-        if self._config.exit_with_parent:
-            self._end()
-            return
+    def forget(self) -> None:
+        """Drop all sequences; the stages' connections end with their run."""
         self._intake.post(Forget())
-        self._patient_until = time.monotonic() + PATIENCE_S
-        self._changed.set()
 
-    def on_lost(self, reason: str) -> None:
-        """The gateway went away; the client joins again when it is back."""
-        log.warning("gateway_lost", gateway=self._config.gateway, reason=reason)
+    def stats(self) -> Mapping[str, float]:
+        """Return what heartbeats carry."""
+        stats = self._worker.stats()
+        return {
+            "kv_used_bytes": stats.kv_used_bytes,
+            "kv_capacity_bytes": stats.kv_capacity_bytes,
+            "busy_seconds": stats.busy_s,
+            "dropped_frames": stats.num_dropped,
+            "queue_depth": self._intake.depth,
+        }

@@ -115,7 +115,7 @@ class AttentionWorker:
 
         Raises:
             CapacityExceeded: not one page fits into the memory, or the arena is not to be had.
-            ValueError: the geometry is none that the backend supports.
+            InvalidRequest: the geometry is none that the backend supports.
         """
         cache = self._cache
         if cache is not None and (epoch, geometry) == (self._fence.highest, cache.geometry):
@@ -295,3 +295,5 @@ class AttentionWorker:
                 f"this machine has no {num_pages * geometry.page_bytes} bytes for KV pages: "
                 "lower --kv-memory"
             ) from error
+        except ValueError as error:
+            raise InvalidRequest(f"this worker cannot serve the model: {error}") from error

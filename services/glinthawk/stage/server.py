@@ -1,16 +1,17 @@
-"""The stage process: it owns listening, signals and wiring; the work is done in the loop.
+"""The stage process: the weights that it holds, and the wiring of its parts.
 
-membership client --view--> links --dial--> workers, next stage
-data server --connections--> links --events--> loop (compute thread)
+    view --> links --dial--> workers, next stage
+    data server --connections--> links --events--> loop (compute thread)
+
+What it shares with an attention worker (listening, signals, membership) is `wire.member`.
 """
 
-import signal
 import threading
 import time
+from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry
 
-from glinthawk import __version__
 from glinthawk.config import StageConfig
 from glinthawk.errors import InvalidConfig
 from glinthawk.models.config import ModelConfig
@@ -26,18 +27,14 @@ from glinthawk.stage.sampler import Sampler
 from glinthawk.stage.tail import Tail
 from glinthawk.stage.work import Stop
 from glinthawk.telemetry.logging import get_logger
-from glinthawk.telemetry.metrics import ServiceMetrics, serve_metrics
-from glinthawk.wire.control import Description, attach_control
-from glinthawk.wire.data_server import DataServer, DataServerOptions
+from glinthawk.telemetry.metrics import ServiceMetrics
 from glinthawk.wire.dial import DialOptions
-from glinthawk.wire.grpc_server import GrpcServer, join_address
-from glinthawk.wire.membership_client import MembershipClient, MembershipOptions
-from glinthawk.wire.messages import Accepted, Heartbeat, Registration, StageOffer, View
+from glinthawk.wire.member import MemberProcess, Role
+from glinthawk.wire.messages import StageOffer, View
+from glinthawk.wire.tickets import Hello
+from glinthawk.wire.transport import Connection
 
 log = get_logger("stage.server")
-
-EXIT_OK = 0
-EXIT_FAILED = 1
 
 
 def run_stage(config: StageConfig) -> int:
@@ -68,7 +65,9 @@ def run_stage(config: StageConfig) -> int:
         seconds=round(time.monotonic() - started, 2),
     )
     offer = StageOffer(first, last, model.num_layers, model_digest(files), policy.wire)
-    return _StageProcess(config, model, policy, runner, offer).serve()
+    registry = CollectorRegistry()
+    role = _StageRole(config, model, runner, policy, offer, metrics=ServiceMetrics(registry))
+    return MemberProcess(config, role, registry).serve()
 
 
 def _load_runner(
@@ -87,143 +86,59 @@ def _load_runner(
     return SegmentRunner(model, weights, policy, num_positions=model.context_length)
 
 
-class _StageProcess:
-    """The running process."""
+class _StageRole(Role):
+    """The loop and its links, as the process round them sees them."""
 
     def __init__(
         self,
         config: StageConfig,
         model: ModelConfig,
-        policy: ComputePolicy,
         runner: SegmentRunner,
+        policy: ComputePolicy,
         offer: StageOffer,
+        *,
+        metrics: ServiceMetrics,
     ) -> None:
-        self._config = config
         self._offer = offer
-        self._registry = CollectorRegistry()
-        self._metrics = ServiceMetrics(self._registry)
-        self._ended = False
-        self._wake = threading.Event()
-        self._reason = "it was stopped"
-        self._exit_code = EXIT_OK
         self._loop = StageLoop(
             runner,
             PrefillAttention(model, policy),
             Tail(runner, Sampler(model.vocab_size, policy.device)) if runner.is_last else None,
             max_rows=config.max_rows,
-            metrics=self._metrics,
+            metrics=metrics,
         )
         self._links = StageLinks(
             config.name,
             self._loop,
             DialOptions(transport=config.transport, role="stage", secret=config.secret),
-            self._metrics,
+            metrics,
         )
 
-    def serve(self) -> int:
-        """Listen, join, compute until the end; return the exit code."""
-        config = self._config
-        server = GrpcServer(config.host, config.grpc_port, secret=config.secret)
-        data = DataServer(
-            config.name,
-            self._links.accept,
-            DataServerOptions(
-                tcp=config.transport != "grpc",
-                tcp_host=config.host,
-                tcp_port=config.data_port,
-                advertised_host=config.advertise_host,
-            ),
-        )
-        data.attach(server)
-        attach_control(server, self._describe)
-        server.start()
-        data.start()
-        serve_metrics(self._registry, config.host, config.metrics_port)
-        registration = Registration(
-            name=config.name,
-            version=__version__,
-            address=join_address(config.advertise_host or config.host, server.port),
-            offer=self._offer,
-            tcp_port=data.tcp_port,
-        )
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: self._end())
-        compute = threading.Thread(target=self._compute, name="compute", daemon=True)
-        compute.start()
-        server.set_serving(True)
-        while not self._ended:
-            self._live_with_gateway(registration)
+    @property
+    def offer(self) -> StageOffer:
+        """Layers, model and format."""
+        return self._offer
+
+    def run(self) -> None:
+        """Run steps."""
+        self._loop.run()
+
+    def stop(self) -> None:
+        """Let `run` return."""
         self._loop.post(Stop())
-        compute.join(5.0)
-        data.stop()
-        server.stop(0.2)
-        return self._exit_code
 
-    def _live_with_gateway(self, registration: Registration) -> None:
-        """Be a member of one gateway until it ends, or this process does."""
-        membership = MembershipClient(
-            registration,
-            self,
-            self._heartbeat,
-            MembershipOptions(self._config.gateway, secret=self._config.secret),
-        )
-        membership.start()
-        self._wake.wait()
-        self._wake.clear()
-        membership.stop(self._reason)
-        self._links.close()
+    def accept(self, connection: Connection, hello: Hello) -> None:
+        """Read the gateway's frames, or those of the stage before this one."""
+        self._links.accept(connection, hello)
 
-    def _end(self) -> None:
-        self._ended = True
-        self._wake.set()
-
-    def _compute(self) -> None:
-        try:
-            self._loop.run()
-        finally:
-            # Without its compute thread the process is of no use, whatever ended it.
-            if not self._ended:
-                self._fail("the compute thread ended")
-
-    def _fail(self, reason: str) -> None:
-        log.error("stage_failed", reason=reason)
-        self._exit_code = EXIT_FAILED
-        self._reason = reason
-        self._end()
-
-    def _describe(self) -> Description:
-        offer = self._offer
-        return Description(
-            "stage",
-            self._config.name,
-            __version__,
-            stats={"first_layer": offer.first_layer, "last_layer": offer.last_layer},
-        )
-
-    def _heartbeat(self) -> Heartbeat:
-        return Heartbeat()
-
-    # --- MembershipEvents
-
-    def on_accepted(self, accepted: Accepted) -> None:
-        """The gateway took this stage in."""
-        log.info("joined", gateway=self._config.gateway, epoch=accepted.epoch)
-
-    def on_view(self, view: View) -> None:
+    def follow(self, view: View) -> None:
         """Dial those whom this stage sends to, beside the membership's own thread."""
         threading.Thread(target=self._links.follow, args=(view,), name="dial", daemon=True).start()
 
-    def on_refused(self, reason: str) -> None:
-        """The gateway does not want this stage."""
-        self._fail(f"the gateway at {self._config.gateway} refused this stage: {reason}")
+    def forget(self) -> None:
+        """Close the connections of the run."""
+        self._links.close()
 
-    def on_shutdown(self, reason: str) -> None:
-        """The gateway ends: so does a stage that was started with it, others join the next."""
-        log.info("gateway_ended", reason=reason)
-        if self._config.exit_with_parent:
-            self._ended = True
-        self._wake.set()
-
-    def on_lost(self, reason: str) -> None:
-        """The gateway went away; the client joins again when it is back."""
-        log.warning("gateway_lost", gateway=self._config.gateway, reason=reason)
+    def stats(self) -> Mapping[str, float]:
+        """Return what heartbeats carry."""
+        return {"first_layer": self._offer.first_layer, "last_layer": self._offer.last_layer}

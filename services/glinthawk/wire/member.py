@@ -1,0 +1,227 @@
+"""The process round a stage or an attention worker: listening, signals, and membership.
+
+Both are members of a gateway, and differ only in what they compute:
+
+    MembershipClient --view--> Role.follow          servers: gRPC (health, reflection, Data,
+    DataServer --connections--> Role.accept                  Control), TCP frames, metrics
+    Role.run is the body of the compute thread
+
+A member outlives its gateway, unless it was started to end with it: it forgets, and joins the
+next. Nothing here knows layers or pages.
+"""
+
+import signal
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+from prometheus_client import CollectorRegistry
+
+from glinthawk import __version__
+from glinthawk.config import PeerConfig
+from glinthawk.errors import GlinthawkError
+from glinthawk.telemetry.logging import get_logger
+from glinthawk.telemetry.metrics import serve_metrics
+from glinthawk.wire.control import Description, attach_control
+from glinthawk.wire.data_server import DataServer, DataServerOptions
+from glinthawk.wire.grpc_server import GrpcServer, join_address
+from glinthawk.wire.membership_client import MembershipClient, MembershipOptions
+from glinthawk.wire.messages import (
+    Accepted,
+    AttentionOffer,
+    Heartbeat,
+    Registration,
+    StageOffer,
+    View,
+)
+from glinthawk.wire.tickets import Hello
+from glinthawk.wire.transport import Connection
+
+log = get_logger("wire.member")
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+
+REJOIN_AFTER_S = 1.0
+"""Pause before looking for the next gateway, while the last one ends."""
+
+PATIENCE_S = 15.0
+"""A gateway that is ending may still answer, with a refusal; so long it is asked again."""
+
+JOIN_S = 5.0
+"""How long the compute thread is given to end."""
+
+
+class Role(ABC):
+    """What a member computes, as its process sees it."""
+
+    @property
+    @abstractmethod
+    def offer(self) -> StageOffer | AttentionOffer:
+        """What the gateway is told."""
+
+    @abstractmethod
+    def run(self) -> None:
+        """Compute until `stop`; a GlinthawkError from here ends the process with its message."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Let `run` return, from any thread."""
+
+    @abstractmethod
+    def accept(self, connection: Connection, hello: Hello) -> None:
+        """Serve a data connection that a peer has opened, on a thread of its own."""
+
+    @abstractmethod
+    def follow(self, view: View) -> None:
+        """Learn who is there; must not block."""
+
+    @abstractmethod
+    def forget(self) -> None:
+        """The gateway's run is over: drop what belongs to it, also its connections."""
+
+    @abstractmethod
+    def stats(self) -> Mapping[str, float]:
+        """Return figures for heartbeats; called from several threads."""
+
+
+class MemberProcess:
+    """One running member."""
+
+    def __init__(self, config: PeerConfig, role: Role, registry: CollectorRegistry) -> None:
+        self._config = config
+        self._role = role
+        self._registry = registry
+        self._kind = "stage" if isinstance(role.offer, StageOffer) else "attention"
+        self._changed = threading.Event()
+        self._is_ended = False
+        self._exit_code = EXIT_OK
+        self._reason = "it was stopped"
+        self._patient_until = 0.0
+
+    def serve(self) -> int:
+        """Listen, join, compute until a signal or the gateway ends it; return the exit code.
+
+        Raises:
+            InvalidConfig: a port is taken.
+        """
+        config = self._config
+        server = GrpcServer(config.host, config.grpc_port, secret=config.secret)
+        data = DataServer(
+            config.name,
+            self._role.accept,
+            DataServerOptions(
+                tcp=config.transport != "grpc",
+                tcp_host=config.host,
+                tcp_port=config.data_port,
+                advertised_host=config.advertise_host,
+            ),
+        )
+        data.attach(server)
+        attach_control(server, self._describe)
+        server.start()
+        data.start()
+        metrics = serve_metrics(self._registry, config.host, config.metrics_port)
+        log.info(
+            "listening",
+            grpc_port=server.port,
+            data_port=data.tcp_port,
+            metrics_port=metrics.port,
+        )
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: self._end())
+        compute = threading.Thread(target=self._compute, name="compute", daemon=True)
+        compute.start()
+        server.set_serving(True)
+        self._hold_memberships(server.port, data.tcp_port)
+        self._role.stop()
+        compute.join(JOIN_S)
+        self._role.forget()
+        data.stop()
+        server.stop(0.2)
+        metrics.close()
+        return self._exit_code
+
+    def _hold_memberships(self, grpc_port: int, tcp_port: int) -> None:
+        """Be a member of one gateway's run after the other, until the process ends."""
+        config = self._config
+        registration = Registration(
+            name=config.name,
+            version=__version__,
+            address=join_address(config.advertise_host or config.host, grpc_port),
+            offer=self._role.offer,
+            tcp_port=tcp_port,
+        )
+        while not self._is_ended:
+            client = MembershipClient(
+                registration,
+                self,
+                lambda: Heartbeat(self._role.stats()),
+                MembershipOptions(config.gateway, secret=config.secret),
+            )
+            client.start()
+            self._changed.wait()
+            self._changed.clear()
+            client.stop(self._reason if self._is_ended else "its run is over")
+            if not self._is_ended:
+                self._role.forget()
+                self._changed.wait(REJOIN_AFTER_S)
+                self._changed.clear()
+
+    def _compute(self) -> None:
+        try:
+            self._role.run()
+        except GlinthawkError as error:
+            self._fail(str(error))
+        finally:
+            # Without its compute thread the process is of no use, whatever ended it.
+            if not self._is_ended:
+                self._fail("the compute thread ended")
+
+    def _end(self) -> None:
+        self._is_ended = True
+        self._changed.set()
+
+    def _fail(self, reason: str) -> None:
+        log.error("member_failed", reason=reason)
+        self._exit_code = EXIT_FAILED
+        self._reason = reason
+        self._end()
+
+    def _describe(self) -> Description:
+        return Description(
+            self._kind, self._config.name, __version__, stats=dict(self._role.stats())
+        )
+
+    # --- MembershipEvents
+
+    def on_accepted(self, accepted: Accepted) -> None:
+        """The gateway took this process in."""
+        self._patient_until = 0.0
+        log.info("joined", gateway=self._config.gateway, epoch=accepted.epoch)
+
+    def on_view(self, view: View) -> None:
+        """Who is there."""
+        self._role.follow(view)
+
+    def on_refused(self, reason: str) -> None:
+        """The gateway does not want this process, or is ending."""
+        if time.monotonic() < self._patient_until:
+            log.info("join_failed", gateway=self._config.gateway, reason=reason)
+            self._changed.set()
+            return
+        self._fail(f"the gateway at {self._config.gateway} refused this process: {reason}")
+
+    def on_shutdown(self, reason: str) -> None:
+        """The run is over: end with it, or wait for the next."""
+        log.info("gateway_ended", gateway=self._config.gateway, reason=reason)
+        if self._config.exit_with_parent:
+            self._end()
+            return
+        self._patient_until = time.monotonic() + PATIENCE_S
+        self._changed.set()
+
+    def on_lost(self, reason: str) -> None:
+        """The gateway went away; the client joins again when it is back."""
+        log.warning("gateway_lost", gateway=self._config.gateway, reason=reason)
