@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 
 from batch_runs import batch_command, chat, completion, read_lines, run_batch, write_lines
 from factories_models import make_tiny_model
@@ -306,7 +307,14 @@ def test_listen_uses_processes_that_register(model: Path, tmp_path: Path) -> Non
         (["--stages", "99"], "99"),
         (["--model", "/nowhere"], "/nowhere"),
         (["--max-sequence-length", "999999"], "999999"),
+        (["--kv-memory", "1KiB"], "1024 bytes do not hold one page"),
+        (["--kv-memory", "999TiB"], "lower it"),
         (["--dtype", "int3"], "dtype"),
+        pytest.param(
+            ["--device", "cuda"],
+            "cuda",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA"),
+        ),
         (["--frobnicate"], "frobnicate"),
     ],
 )

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from glinthawk.core.dtype import DType
-from glinthawk.core.geometry import KVGeometry
+from glinthawk.core.geometry import MAX_GROUP, MAX_HEAD_DIM, KVGeometry
 
 WIRE_TYPES: dict[DType, np.dtype[Any]] = {
     DType.FLOAT32: np.dtype(np.float32),
@@ -37,11 +37,6 @@ Int32s = npt.NDArray[np.int32]
 SPLIT_TOKENS = 512
 """Token ranges are split at multiples of this, whatever the batch, threads or load, so that
 sums are formed in one order and results are the same bit for bit."""
-
-MAX_GROUP = 16
-"""Most query heads that may share a KV head."""
-
-MAX_HEAD_DIM = 256
 
 
 class BatchPlan(Protocol):

@@ -12,6 +12,13 @@ PAGE_TOKENS = 32
 """Tokens per page. At a mean of 1,000 tokens half a page of 32 wastes 1.6%."""
 
 
+MAX_GROUP = 16
+"""Most query heads that may share a KV head."""
+
+MAX_HEAD_DIM = 256
+"""Largest head size; sizes are multiples of 8."""
+
+
 @dataclass(frozen=True)
 class KVGeometry:
     """Dimensions of a KV cache. `windows[l]` is the sliding window of layer l in tokens

@@ -37,7 +37,7 @@ from glinthawk.gateway.progress import (
     build_summary_table,
 )
 from glinthawk.gateway.requests import BatchLine, ModelContext, RefusedLine, parse_request
-from glinthawk.gateway.roster import Roster
+from glinthawk.gateway.roster import Roster, smallest_page_bytes
 from glinthawk.gateway.sidecar import RunIdentity
 from glinthawk.models.config import ModelConfig
 from glinthawk.models.hf_tokenizer import load_tokenizer
@@ -82,6 +82,28 @@ def run_batch(config: BatchConfig) -> int:
         return EXIT_INTERRUPTED
 
 
+def _check_sizes(config: BatchConfig, model: ModelConfig) -> None:
+    """Refuse sizes that the model rules out, before anything is started."""
+    longest = config.max_sequence_length
+    if longest is not None and longest > model.context_length:
+        raise InvalidConfig(
+            f"--max-sequence-length {longest} is above the model's context of "
+            f"{model.context_length} tokens; lower it"
+        )
+    page_bytes = smallest_page_bytes(model, _kv_dtype(config))
+    if config.listen is None and config.kv_memory < page_bytes:
+        raise InvalidConfig(
+            f"--kv-memory {config.kv_memory} bytes do not hold one page of {page_bytes} bytes; "
+            "give each worker more"
+        )
+    model.split_layers(config.stages)
+
+
+def _kv_dtype(config: BatchConfig) -> DType | None:
+    """Return the KV format, None where it follows the stages'."""
+    return None if config.kv_dtype == "auto" else DType.parse(config.kv_dtype)
+
+
 class _BatchRun:
     """One run of the command."""
 
@@ -92,12 +114,7 @@ class _BatchRun:
         self._started_at = time.monotonic()
         self._files: ModelFiles = resolve_model(config.model, revision=config.revision)
         self._model: ModelConfig = load_config(self._files)
-        longest = config.max_sequence_length
-        if longest is not None and longest > self._model.context_length:
-            raise InvalidConfig(
-                f"--max-sequence-length {longest} is above the model's context of "
-                f"{self._model.context_length} tokens; lower it"
-            )
+        _check_sizes(config, self._model)
         self._digest = model_digest(self._files)
         self._tokenizer: Tokenizer = load_tokenizer(self._files)
         self._completions: queue.SimpleQueue[Completion] = queue.SimpleQueue()
@@ -139,7 +156,7 @@ class _BatchRun:
             self._digest,
             num_stages=config.stages,
             num_workers=config.attention_workers,
-            kv_dtype=None if config.kv_dtype == "auto" else DType.parse(config.kv_dtype),
+            kv_dtype=_kv_dtype(config),
         )
         cluster = Cluster(
             roster,

@@ -18,6 +18,9 @@ from glinthawk.telemetry.parent import PARENT_VARIABLE
 
 log = get_logger("gateway.launcher")
 
+EXIT_USAGE = 2
+"""Exit code of a process that was started wrongly."""
+
 STOP_GRACE_S = 5.0
 _TAIL_LINES = 20
 
@@ -156,10 +159,14 @@ class Launcher:
         """Look whether all processes are alive.
 
         Raises:
+            InvalidConfig: one was not content with its configuration, which is ours.
             PeerUnavailable: one ended; the message has its name, how, and its last lines.
         """
         for child in self._children:
-            if child.process.poll() is not None:
+            code = child.process.poll()
+            if code == EXIT_USAGE:
+                raise InvalidConfig(child.describe_end())
+            if code is not None:
                 raise PeerUnavailable(child.describe_end())
 
     def stop(self) -> None:

@@ -7,6 +7,11 @@ from glinthawk.models.config import ModelConfig
 from glinthawk.wire.messages import AttentionOffer, Member, Registration, Role, StageOffer, View
 
 
+def smallest_page_bytes(config: ModelConfig, kv_dtype: DType | None) -> int:
+    """Return the bytes of a KV page; of the narrowest format while it is not known."""
+    return config.kv_geometry(kv_dtype or DType.FLOAT16).page_bytes
+
+
 class Roster:
     """The wanted and the present members.
 
@@ -159,7 +164,7 @@ class Roster:
         if self._kv_dtype is not None and self._kv_dtype not in offer.dtypes:
             formats = ", ".join(dtype.label for dtype in offer.dtypes)
             return f"the KV format {self._kv_dtype.label} is not among this worker's: {formats}"
-        smallest = self._config.kv_geometry(self._kv_dtype or DType.FLOAT16).page_bytes
+        smallest = smallest_page_bytes(self._config, self._kv_dtype)
         if offer.kv_memory_bytes < smallest:
             return (
                 f"its KV memory of {offer.kv_memory_bytes} bytes does not hold one page of "

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from glinthawk.core.dtype import DType
-from glinthawk.core.geometry import PAGE_TOKENS, KVGeometry
-from glinthawk.errors import InvalidConfig
+from glinthawk.core.geometry import MAX_GROUP, MAX_HEAD_DIM, PAGE_TOKENS, KVGeometry
+from glinthawk.errors import InvalidConfig, UnsupportedModel
 
 _COUNTS = (
     "num_layers",
@@ -109,8 +109,16 @@ class ModelConfig:
                 f"{self.num_query_heads} query heads are not a multiple of {self.num_kv_heads} "
                 "KV heads"
             )
-        if self.head_dim % 2:
-            raise InvalidConfig(f"head_dim is {self.head_dim}: rope needs an even number")
+        if self.head_dim % 8 or self.head_dim > MAX_HEAD_DIM:
+            raise UnsupportedModel(
+                f"head_dim {self.head_dim} is not computed: attention takes multiples of 8 up to "
+                f"{MAX_HEAD_DIM}"
+            )
+        if self.num_query_heads // self.num_kv_heads > MAX_GROUP:
+            raise UnsupportedModel(
+                f"{self.num_query_heads} query heads for {self.num_kv_heads} KV heads are not "
+                f"computed: attention takes at most {MAX_GROUP} for each"
+            )
         if len(self.windows) != self.num_layers:
             raise InvalidConfig(f"{len(self.windows)} windows for {self.num_layers} layers")
 

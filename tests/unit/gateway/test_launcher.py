@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from glinthawk.config import BatchConfig
-from glinthawk.errors import InvalidConfig, PeerUnavailable
+from glinthawk.errors import GlinthawkError, InvalidConfig, PeerUnavailable
 from glinthawk.gateway.launcher import Launcher, ThreadShares, build_environment, share_threads
 
 UNREACHABLE = "127.0.0.1:9"
@@ -44,13 +44,15 @@ def find_child(name: str) -> int:
     return pid
 
 
-def wait_until_refused(launcher: Launcher, timeout_s: float = 30.0) -> str:
+def wait_until_refused(
+    launcher: Launcher, timeout_s: float = 30.0, *, error: type[GlinthawkError] = PeerUnavailable
+) -> str:
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         try:
             launcher.check()
-        except PeerUnavailable as error:
-            return str(error)
+        except error as refusal:
+            return str(refusal)
         time.sleep(0.02)
     raise AssertionError("no process ended")
 
@@ -147,7 +149,7 @@ def test_a_process_that_ends_early_is_named_with_its_code_and_last_words(tmp_pat
     launcher = Launcher(config, gateway_address=UNREACHABLE)
     try:
         launcher.start()
-        message = wait_until_refused(launcher)
+        message = wait_until_refused(launcher, error=InvalidConfig)
     finally:
         launcher.stop()
     assert "stage-0 ended with exit code 2" in message

@@ -165,7 +165,6 @@ def test_generation_config_replaces_the_end_tokens() -> None:
         ({"hidden_size": None}, "hidden_size is None"),
         ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
         ({"num_key_value_heads": 3}, "not a multiple of 3"),
-        ({"head_dim": 15}, "head_dim is 15"),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "low_freq_factor"),
     ],
 )
@@ -267,3 +266,19 @@ def test_smollm2_of_the_package_is_read() -> None:
     assert config.tied_embeddings
     assert config.eos_token_ids == (2,)
     assert config.rope.theta == 100_000.0
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"head_dim": 15}, "head_dim 15"),
+        ({"head_dim": 36}, "head_dim 36"),
+        ({"head_dim": 264}, "head_dim 264"),
+        ({"head_dim": 64, "num_attention_heads": 34, "num_key_value_heads": 2}, "34 query heads"),
+    ],
+)
+def test_shapes_that_attention_does_not_compute_are_refused(
+    fields: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UnsupportedModel, match=message):
+        _parse(**fields)
