@@ -225,7 +225,7 @@ class BatchConfig(_Config):
         ge=1,
         le=65536,
         description="Sequences that each lane must have before a worker opens another one; the "
-        "default is 16 with --listen, and 128 where all share this machine's cores.",
+        "default is 16 with --listen, and 256 where all share this machine's cores.",
     )
     lanes: int | None = Field(
         default=None, ge=2, le=4096, description="Lanes in flight; the default is two a stage."

@@ -57,7 +57,7 @@ READ_AHEAD_SEQUENCES = 1024
 """Sequences that are admitted or wait at once: enough to fill the lanes, few enough to hold."""
 
 APART_LANE_ROWS = 16
-SHARED_LANE_ROWS = 128
+SHARED_LANE_ROWS = 256
 """Sequences of a lane from which on a worker opens another, on machines of their own or not."""
 
 CHILD_END_S = 1.0
@@ -222,8 +222,8 @@ class _BatchRun:
 
     @property
     def _default_lane_rows(self) -> int:
-        """Where stage and worker share cores, a second lane overlaps nothing: it only makes
-        products smaller, until they are large enough by themselves."""
+        """Where stage and worker share cores, a second lane overlaps nothing: its threads and the
+        first one's wait for each other, and each product has half of the rows."""
         return APART_LANE_ROWS if self._launcher is None else SHARED_LANE_ROWS
 
     def _identity(self, input_sha256: str) -> RunIdentity:
