@@ -8,6 +8,7 @@
     |-- Unauthenticated     no or a wrong credential    UNAUTHENTICATED      401
     |-- CapacityExceeded    full now, try later         RESOURCE_EXHAUSTED   429
     |-- PeerUnavailable     this peer is away           UNAVAILABLE          503
+    |-- StoreUnavailable    disk full, store locked     UNAVAILABLE          503
     |-- StateLost           the KV is gone, recompute   FAILED_PRECONDITION  (internal)
     `-- InvariantBroken     a defect of ours            INTERNAL             500
 
@@ -55,6 +56,10 @@ class CapacityExceeded(GlinthawkError):
 
 class PeerUnavailable(GlinthawkError):
     """Another process does not answer, or went away."""
+
+
+class StoreUnavailable(GlinthawkError):
+    """Files, jobs and results cannot be read or kept now; nothing was changed."""
 
 
 class StateLost(GlinthawkError):

@@ -25,6 +25,7 @@ DOCUMENTED = {
     errors.Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
     errors.CapacityExceeded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.PeerUnavailable: grpc.StatusCode.UNAVAILABLE,
+    errors.StoreUnavailable: grpc.StatusCode.UNAVAILABLE,
     errors.StateLost: grpc.StatusCode.FAILED_PRECONDITION,
     errors.InvariantBroken: grpc.StatusCode.INTERNAL,
 }

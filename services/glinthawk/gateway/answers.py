@@ -16,8 +16,8 @@ from glinthawk.gateway.bodies import (
 )
 from glinthawk.gateway.engine import Completion, EngineStats
 from glinthawk.gateway.progress import RunNumbers
-from glinthawk.gateway.prompts import Tokenizer
 from glinthawk.gateway.requests import BatchLine, RefusedLine
+from glinthawk.models.tokenizer import Tokenizer
 
 
 class Answers:

@@ -18,6 +18,7 @@ from glinthawk.errors import (
     InvalidRequest,
     NotFound,
     PeerUnavailable,
+    StoreUnavailable,
     Unauthenticated,
 )
 from glinthawk.gateway.detokenize import ChoiceResult
@@ -33,6 +34,7 @@ _STATUS_OF: tuple[tuple[type[GlinthawkError], HTTPStatus, str], ...] = (
     (NotFound, HTTPStatus.NOT_FOUND, "not_found_error"),
     (CapacityExceeded, HTTPStatus.TOO_MANY_REQUESTS, "rate_limit_error"),
     (PeerUnavailable, HTTPStatus.SERVICE_UNAVAILABLE, "server_error"),
+    (StoreUnavailable, HTTPStatus.SERVICE_UNAVAILABLE, "server_error"),
 )
 
 

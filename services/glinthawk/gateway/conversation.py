@@ -1,20 +1,31 @@
 """What the engine remembers of a request while it is open."""
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 from glinthawk.core.ids import SequenceId
 from glinthawk.core.step import TokenLogprobs
-from glinthawk.gateway.detokenize import ChoiceResult, TextAssembler
-from glinthawk.gateway.prompts import Tokenizer
+from glinthawk.gateway.detokenize import ChoiceResult, TextAssembler, TextDelta
 from glinthawk.gateway.requests import ChoiceRequest, ParsedRequest
+from glinthawk.models.tokenizer import Tokenizer
+
+Listener = Callable[[TextDelta], None]
+"""Hears of a request's text as it grows; called in the engine's thread, must not block."""
 
 
 class OpenRequest:
     """A request with its sequences, until every choice is finished."""
 
-    def __init__(self, key: Hashable, parsed: ParsedRequest, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self,
+        key: Hashable,
+        parsed: ParsedRequest,
+        tokenizer: Tokenizer,
+        listener: Listener | None = None,
+    ) -> None:
         self.key = key
+        self._listener = listener
+        self._told: set[int] = set()
         self.parsed = parsed
         self.sequences: dict[SequenceId, OpenSequence] = {}
         self.counted_prompts: set[int] = set()
@@ -26,6 +37,16 @@ class OpenRequest:
     def assembler(self, choice: ChoiceRequest) -> TextAssembler:
         """Return the text of one choice."""
         return self._assemblers[choice.index]
+
+    def tell(self, sequence: "OpenSequence") -> None:
+        """Let the listener hear what one choice has grown by."""
+        choice = sequence.choice
+        if self._listener is None or choice.max_new_tokens == 0 or choice.index in self._told:
+            return
+        delta = self.assembler(choice).take_delta()
+        if delta.finish_reason is not None:
+            self._told.add(choice.index)  # a token that was under way may still come
+        self._listener(delta)
 
     def set_prompt_logprobs(self, prompt_index: int, position: int, value: TokenLogprobs) -> None:
         """Note the logprobs of a prompt's token; a prompt computed again overwrites itself."""
@@ -75,6 +96,13 @@ class OpenSequence:
     def assembler(self) -> TextAssembler:
         """The text so far."""
         return self.request.assembler(self.choice)
+
+    def push(self, token: int, logprobs: TokenLogprobs | None) -> bool:
+        """Take a token; return whether the sequence has nothing more to do."""
+        if self.choice.max_new_tokens == 0:
+            self.is_scored = True
+            return True
+        return self.assembler.push(token, logprobs) is not None
 
     def is_ended_by(self, token: int) -> bool:
         """Say whether `token`, were it the next one, ends the sequence by its id."""

@@ -9,19 +9,12 @@ one that is complete first counts, wherever the borders of tokens lie.
 """
 
 from dataclasses import dataclass
-from enum import StrEnum
 
 from glinthawk.core.step import TokenLogprobs
 from glinthawk.errors import InvariantBroken
 from glinthawk.gateway.requests import ChoiceRequest
 from glinthawk.models.tokenizer import IncrementalDetokenizer, Tokenizer
-
-
-class FinishReason(StrEnum):
-    """Why a choice ended, in OpenAI's words."""
-
-    STOP = "stop"
-    LENGTH = "length"
+from glinthawk.scheduler import FinishReason
 
 
 @dataclass(frozen=True)
@@ -42,6 +35,24 @@ class ChoiceResult:
     finish_reason: FinishReason
     logprobs: tuple[TokenLogprobs, ...] | None = None
     prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None
+
+
+@dataclass(frozen=True)
+class TextDelta:
+    """What a choice has grown by since its last delta.
+
+    text: final characters; what may begin a stop string is held back. tokens: that were
+    sampled meanwhile, whether their text is final yet or not; offsets and logprobs as in
+    `ChoiceResult`. finish_reason: None while the choice goes on.
+    """
+
+    index: int
+    prompt_index: int
+    text: str
+    tokens: tuple[int, ...]
+    offsets: tuple[int, ...]
+    finish_reason: FinishReason | None
+    logprobs: tuple[TokenLogprobs, ...] | None = None
 
 
 class StopMatcher:
@@ -103,6 +114,7 @@ class TextAssembler:
         self._logprobs: list[TokenLogprobs] = []
         self._finish_reason: FinishReason | None = None
         self._num_taken = 0
+        self._num_tokens_taken = 0
         if choice.max_new_tokens == 0:
             self._finish_reason = FinishReason.LENGTH
 
@@ -137,8 +149,21 @@ class TextAssembler:
             self._finish(FinishReason.LENGTH, is_armed=is_armed)
         return self._finish_reason
 
-    def take_text(self) -> str:
-        """Return the text that is new and final: what may begin a stop string is held back."""
+    def take_delta(self) -> TextDelta:
+        """Return what is new since the last call."""
+        first, self._num_tokens_taken = self._num_tokens_taken, len(self._tokens)
+        wants_logprobs = self._choice.sampling.num_logprobs is not None
+        return TextDelta(
+            index=self._choice.index,
+            prompt_index=self._choice.prompt_index,
+            text=self._take_text(),
+            tokens=tuple(self._tokens[first:]),
+            offsets=tuple(min(offset, self._num_characters) for offset in self._offsets[first:]),
+            finish_reason=self._finish_reason,
+            logprobs=tuple(self._logprobs[first:]) if wants_logprobs else None,
+        )
+
+    def _take_text(self) -> str:
         num_held = 0 if self._finish_reason is not None else self._matcher.num_held
         end = self._num_characters - num_held
         if end <= self._num_taken:

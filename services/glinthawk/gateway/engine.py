@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from glinthawk.core.ids import SequenceId
 from glinthawk.core.step import SampledToken, SequenceStart, StepPlan, StepResult
 from glinthawk.errors import GlinthawkError, InvariantBroken, PeerUnavailable
-from glinthawk.gateway.conversation import OpenRequest, OpenSequence
+from glinthawk.gateway.conversation import Listener, OpenRequest, OpenSequence
 from glinthawk.gateway.detokenize import ChoiceResult
-from glinthawk.gateway.prompts import Tokenizer
 from glinthawk.gateway.requests import ParsedRequest
+from glinthawk.models.tokenizer import Tokenizer
 from glinthawk.scheduler import FinishReason, Scheduler, SchedulerStats, SequenceGroup
 from glinthawk.telemetry.logging import get_logger
 from glinthawk.telemetry.metrics import ServiceMetrics
@@ -48,7 +48,6 @@ class EngineStats:
     tokens_in: int
     tokens_out: int
     steps: int
-    num_open_requests: int
     scheduler: SchedulerStats
 
 
@@ -56,6 +55,7 @@ class EngineStats:
 class _Submit:
     key: Hashable
     request: ParsedRequest
+    listener: Listener | None
 
 
 @dataclass(frozen=True)
@@ -117,14 +117,17 @@ class Engine:
         self._next_sequence = 1
         self._totals = _Totals()
         self._stats_due = 0.0
-        self.stats = EngineStats(0, 0, 0, 0, scheduler.stats())
+        self.stats = EngineStats(0, 0, 0, scheduler.stats())
         self.failure: GlinthawkError | None = None
 
     # --- from any thread
 
-    def submit(self, key: Hashable, request: ParsedRequest) -> None:
-        """Queue a request; `on_done` is called once with its key."""
-        self._events.put(_Submit(key, request))
+    def submit(
+        self, key: Hashable, request: ParsedRequest, listener: Listener | None = None
+    ) -> None:
+        """Queue a request; `on_done` is called once with its key, after all that `listener`
+        hears of."""
+        self._events.put(_Submit(key, request, listener))
 
     def cancel(self, key: Hashable) -> None:
         """Give a request up: its KV is freed and `on_done` is not called."""
@@ -191,7 +194,7 @@ class Engine:
 
     def _handle(self, event: _Event, sampled: list[SampledToken]) -> None:
         if isinstance(event, _Submit):
-            self._open(event.key, event.request)
+            self._open(event)
         elif isinstance(event, _Cancel):
             self._close(event.key)
         elif isinstance(event, StepResult):
@@ -199,8 +202,9 @@ class Engine:
         elif isinstance(event, _Failed):
             self._revert(event)
 
-    def _open(self, key: Hashable, parsed: ParsedRequest) -> None:
-        request = OpenRequest(key, parsed, self._tokenizer)
+    def _open(self, event: _Submit) -> None:
+        key, parsed = event.key, event.request
+        request = OpenRequest(key, parsed, self._tokenizer, event.listener)
         self._requests[key] = request
         self._metrics.requests.inc()
         try:
@@ -289,9 +293,9 @@ class Engine:
                 self._finish(request, InvariantBroken(sample.error))
                 continue
             self._count(request, sequence)
-            if sequence.choice.max_new_tokens == 0:
-                sequence.is_scored = True
-            elif sequence.assembler.push(sample.token, sample.logprobs) is None:
+            is_ended = sequence.push(sample.token, sample.logprobs)
+            request.tell(sequence)
+            if not is_ended:
                 continue
             aborted.append(sample.sequence)
             if request.is_finished:
@@ -341,6 +345,5 @@ class Engine:
             tokens_in=self._totals.tokens_in,
             tokens_out=self._totals.tokens_out,
             steps=self._totals.steps,
-            num_open_requests=len(self._requests),
             scheduler=stats,
         )

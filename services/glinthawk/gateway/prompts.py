@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from glinthawk.errors import InvalidRequest
 from glinthawk.gateway.fields import Fields, check_text, is_int, shown
 from glinthawk.gateway.sampling_fields import check_token_id
-from glinthawk.models.tokenizer import Tokenizer as Tokenizer
+from glinthawk.models.tokenizer import Tokenizer
 
 MAX_PROMPTS = 2048
 """Most prompts of one /v1/completions request."""

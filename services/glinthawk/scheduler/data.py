@@ -1,14 +1,14 @@
 """What goes into the scheduler and what comes out of it, besides steps."""
 
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 from glinthawk.core.ids import LaneId, SequenceId
 from glinthawk.core.step import SequenceStart, StepKind
 from glinthawk.errors import InvalidRequest
 
 
-class FinishReason(Enum):
+class FinishReason(StrEnum):
     """Why a sequence ended; the values are OpenAI's where it has one."""
 
     STOP = "stop"

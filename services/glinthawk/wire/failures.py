@@ -23,6 +23,7 @@ STATUS_OF: dict[type[errors.GlinthawkError], tuple[int, grpc.StatusCode]] = {
     errors.PeerUnavailable: (7, grpc.StatusCode.UNAVAILABLE),
     errors.StateLost: (8, grpc.StatusCode.FAILED_PRECONDITION),
     errors.InvariantBroken: (9, grpc.StatusCode.INTERNAL),
+    errors.StoreUnavailable: (10, grpc.StatusCode.UNAVAILABLE),
 }
 """Number in a FAILED frame, and gRPC status, of each error."""
 

@@ -107,7 +107,7 @@ def test_characters_of_several_tokens_come_whole() -> None:
     taken = []
     for token in (*euro, ord("!")):
         assembler.push(token)
-        taken.append(assembler.take_text())
+        taken.append(assembler.take_delta().text)
     assert taken == ["", "", "\u20ac", "!"]
 
 
@@ -128,7 +128,7 @@ def test_what_may_begin_a_stop_string_is_held_back() -> None:
     taken = []
     for token in b"aENb":
         assembler.push(token)
-        taken.append(assembler.take_text())
+        taken.append(assembler.take_delta().text)
     assert taken == ["a", "", "", "ENb"]
 
 
@@ -136,8 +136,8 @@ def test_held_text_is_given_out_at_the_end() -> None:
     assembler = assembler_of("END", max_new_tokens=3)
     for token in b"aEN":
         assembler.push(token)
-    assert assembler.take_text() == "aEN"
-    assert assembler.take_text() == ""
+    assert assembler.take_delta().text == "aEN"
+    assert assembler.take_delta().text == ""
 
 
 def test_logprobs_stand_for_each_token_that_counts() -> None:
@@ -194,5 +194,5 @@ def test_text_that_was_given_out_is_never_taken_back(text: str, stop: list[str])
     given_out = ""
     for token in [*text.encode(), END]:
         assembler.push(token)
-        given_out += assembler.take_text()
+        given_out += assembler.take_delta().text
     assert given_out == assembler.build_result().text

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from glinthawk.core.dtype import DType
 from glinthawk.core.geometry import KVGeometry
 from glinthawk.core.step import SampledToken, StepKind, StepPlan, StepResult
 from glinthawk.errors import GlinthawkError, InvariantBroken, PeerUnavailable
+from glinthawk.gateway.detokenize import TextDelta
 from glinthawk.gateway.engine import Completion, Engine
 from glinthawk.gateway.prompts import Prompt
 from glinthawk.gateway.requests import Endpoint, ParsedRequest
@@ -48,7 +50,10 @@ class Tiers:
 
 
 def run_engine(
-    requests: list[ParsedRequest], tiers: Tiers, act: Callable[[Engine], None] | None = None
+    requests: list[ParsedRequest],
+    tiers: Tiers,
+    act: Callable[[Engine], None] | None = None,
+    listen: Callable[[int, TextDelta], None] | None = None,
 ) -> tuple[dict[Any, Completion], Engine, Scheduler]:
     """Run until every request is done, or the engine failed."""
     scheduler = Scheduler(SchedulerConfig(geometry=GEOMETRY, max_sequence_length=200))
@@ -71,7 +76,7 @@ def run_engine(
     )
     tiers.engine = engine
     for key, request in enumerate(requests):
-        engine.submit(key, request)
+        engine.submit(key, request, None if listen is None else partial(listen, key))
     if act is not None:
         act(engine)
     thread = threading.Thread(target=engine.run, daemon=True)
@@ -176,3 +181,25 @@ def test_steps_are_sent_in_an_order_that_a_worker_can_compose() -> None:
     choice = (make_choice(max_new_tokens=5),)
     run_engine([completion_of(b"abc", choices=choice) for _ in range(30)], Watched(b"abcdef", 3))
     assert len(seen) == 30
+
+
+def test_a_listener_hears_the_whole_text_of_each_choice_and_its_end_once() -> None:
+    choices = tuple(make_choice(index=index, choice=index, max_new_tokens=40) for index in range(2))
+    requests = [
+        completion_of(b"abc", n=2, choices=choices, stop=("two",)),
+        completion_of(b"abc", choices=(make_choice(max_new_tokens=6),)),
+    ]
+    heard: dict[tuple[int, int], list[TextDelta]] = {}
+    done, _, _ = run_engine(
+        requests,
+        Tiers(b"one two three", 3),
+        listen=lambda key, delta: heard.setdefault((key, delta.index), []).append(delta),
+    )
+    results = {(key, choice.index): choice for key, item in done.items() for choice in item.choices}
+    assert set(heard) == set(results) == {(0, 0), (0, 1), (1, 0)}
+    for place, deltas in heard.items():
+        assert "".join(delta.text for delta in deltas) == results[place].text
+        assert sum((delta.tokens for delta in deltas), ()) == results[place].tokens
+        ends = [delta.finish_reason for delta in deltas]
+        assert ends[:-1] == [None] * (len(deltas) - 1)
+        assert ends[-1] is results[place].finish_reason

@@ -1,0 +1,1 @@
+"""Files, jobs and results that outlive the gateway process."""
