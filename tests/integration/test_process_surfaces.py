@@ -126,12 +126,16 @@ def test_metrics_move_with_the_work() -> None:
 
 @pytest.mark.usefixtures("system")
 def test_kv_is_never_above_its_memory_and_both_sides_count_the_same_capacity() -> None:
-    readings = [read_metrics("attention") for _ in range(40)]
-    used = [reading["glinthawk_kv_used_bytes"] for reading in readings]
-    capacity = readings[-1]["glinthawk_kv_capacity_bytes"]
+    capacity = read_metrics("attention")["glinthawk_kv_capacity_bytes"]
     assert capacity == read_metrics("gateway")["glinthawk_kv_capacity_bytes"]
-    assert 0 < max(used) <= capacity <= KV_MEMORY
-    assert len(set(used)) > 1, "the cache did not move while it was watched"
+    highest = 0.0
+    deadline = time.monotonic() + 60
+    while highest < capacity / 2 and time.monotonic() < deadline:
+        used = read_metrics("attention")["glinthawk_kv_used_bytes"]
+        assert used <= capacity <= KV_MEMORY
+        highest = max(highest, used)
+        time.sleep(0.01)
+    assert highest >= capacity / 2, "the job never filled half of the cache"
 
 
 def test_ports_in_use_are_a_refusal_that_names_them(tmp_path: Path) -> None:

@@ -10,7 +10,9 @@ _MEMORY = 100
 """A mean forgets after about this many outputs."""
 
 _PRIOR = 8
-"""Outputs of its own after which a flow's mean counts as much as that of all."""
+"""Outputs of its own after which a flow's mean counts as much as that of all; and as many as the
+first guess counts. The first to end are the short ones: a mean that believed them at once would
+let too many in together, which then end together."""
 
 _MAX_FLOWS = 1024
 
@@ -19,7 +21,7 @@ class LearnedLengths:
     """Means of generated tokens, over all flows and for each."""
 
     def __init__(self, default_tokens: int) -> None:
-        self._overall = _Mean(float(default_tokens))
+        self._overall = _Mean(float(default_tokens), count=_PRIOR)
         self._flows: dict[str, _Mean] = {}
 
     def observe(self, flow: Flow, num_tokens: int) -> None:
@@ -45,9 +47,9 @@ class LearnedLengths:
 class _Mean:
     """A running mean that starts from a guess and forgets."""
 
-    def __init__(self, guess: float) -> None:
+    def __init__(self, guess: float, count: int = 0) -> None:
         self.value = guess
-        self.count = 0
+        self.count = count
 
     def add(self, number: int) -> None:
         self.count += 1
