@@ -62,9 +62,7 @@ def build_batch_routes(services: HttpServices, guard: Guard) -> APIRouter:
         records = store.list_batches(limit=limit + 1, after=after)
         return JsonAnswer(build_page(records, limit, build_batch))
 
-    @router.get(
-        "/v1/batches/{batch_id}", summary="Get a batch", response_model=schemas_jobs.Batch
-    )
+    @router.get("/v1/batches/{batch_id}", summary="Get a batch", response_model=schemas_jobs.Batch)
     def retrieve_batch(_: known_caller, batch_id: str) -> JsonAnswer:
         return JsonAnswer(build_batch(store.get_batch(batch_id)))
 

@@ -54,9 +54,7 @@ def build_file_routes(services: HttpServices, guard: Guard, accounts: Accounts) 
         records = _list(services, after, limit + 1, order, purpose)
         return JsonAnswer(build_page(records, limit, build_file))
 
-    @router.get(
-        "/v1/files/{file_id}", summary="Get a file", response_model=schemas_jobs.FileObject
-    )
+    @router.get("/v1/files/{file_id}", summary="Get a file", response_model=schemas_jobs.FileObject)
     def retrieve_file(_: known_caller, file_id: str) -> JsonAnswer:
         return JsonAnswer(build_file(store.get_file(file_id)))
 

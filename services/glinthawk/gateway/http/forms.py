@@ -68,7 +68,9 @@ class _PartParser:
         self._disposition = b""
         self._num_parts += 1
         if self._num_parts > _MAX_PARTS:
-            raise InvalidRequest(f"the form has more than {_MAX_PARTS} parts; send file and purpose")
+            raise InvalidRequest(
+                f"the form has more than {_MAX_PARTS} parts; send file and purpose"
+            )
 
     def _begin_header(self) -> None:
         self._header = [b"", b""]

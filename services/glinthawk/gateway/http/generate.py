@@ -63,8 +63,7 @@ def check_model(name: object, model_names: tuple[str, ...]) -> str:
     if check_text(name, "model") not in model_names:
         raise RefusedCall(
             HTTPStatus.NOT_FOUND,
-            f"the model {shown(name)} does not exist; there is "
-            f"{', '.join(map(repr, model_names))}",
+            f"the model {shown(name)} does not exist; there is {', '.join(map(repr, model_names))}",
             param="model",
             code="model_not_found",
         )

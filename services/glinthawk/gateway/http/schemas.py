@@ -236,9 +236,7 @@ def refer(model: type[BaseModel]) -> dict[str, str]:
     return {"$ref": f"#/components/schemas/{model.__name__}"}
 
 
-def describe_body(
-    model: type[BaseModel], media_type: str = "application/json"
-) -> dict[str, Any]:
+def describe_body(model: type[BaseModel], media_type: str = "application/json") -> dict[str, Any]:
     """Return the description of a body that the route reads itself."""
     content = {media_type: {"schema": refer(model)}}
     return {"requestBody": {"required": True, "content": content}}

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from glinthawk.errors import InvalidRequest
 from glinthawk.gateway.bodies import encode_json_line
 from glinthawk.gateway.detokenize import ChoiceResult, TextDelta
 from glinthawk.gateway.engine import Completion
@@ -23,7 +24,6 @@ from glinthawk.gateway.http.errors import build_error
 from glinthawk.gateway.logprobs import build_chat_logprobs, build_completion_logprobs, build_echo
 from glinthawk.gateway.requests import Endpoint, ParsedRequest
 from glinthawk.models.tokenizer import Tokenizer
-from glinthawk.errors import InvalidRequest
 
 _DONE = b"data: [DONE]\n\n"
 
