@@ -65,7 +65,8 @@ def build_file_routes(services: HttpServices, guard: Guard, accounts: Accounts) 
         responses={200: {"content": {_OCTETS: {"schema": {"type": "string"}}}}},
     )
     def retrieve_content(_: known_caller, file_id: str) -> Response:
-        return FileContent(store.open_file(file_id), store.get_file(file_id).num_bytes)
+        file = store.get_file(file_id)
+        return FileContent(store.open_file(file_id), file.num_bytes)
 
     @router.delete(
         "/v1/files/{file_id}", summary="Delete a file", response_model=schemas_jobs.FileDeleted
