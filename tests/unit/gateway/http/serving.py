@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from glinthawk.core.dtype import DType
@@ -146,6 +147,7 @@ class Served:
     store: Store
     jobs: RecordedJobs
     server: HttpServer
+    app: FastAPI
 
     @property
     def address(self) -> tuple[str, int]:
@@ -189,7 +191,8 @@ def serve(
     services = HttpServices(
         generation, store, jobs, keys, limits, model_names=MODELS, registry=registry
     )
-    server = HttpServer(build_app(services), "127.0.0.1", 0, **tls)
+    app = build_app(services)
+    server = HttpServer(app, "127.0.0.1", 0, **tls)
     thread = threading.Thread(target=engine.run, daemon=True)
     tiers.start()
     thread.start()
@@ -199,7 +202,7 @@ def serve(
     verify = str(tls["certificate"]) if tls else True
     try:
         with httpx.Client(base_url=url, timeout=WAIT_S, verify=verify) as http:
-            yield Served(url, http, tiers, engine, scheduler, generation, store, jobs, server)
+            yield Served(url, http, tiers, engine, scheduler, generation, store, jobs, server, app)
     finally:
         server.stop(1.0)
         engine.stop()

@@ -15,6 +15,8 @@ from glinthawk.gateway.requests import Endpoint, ParsedRequest
 from glinthawk.scheduler import FinishReason
 from unit.gateway.factories import ByteTokenizer, make_request
 
+NO_OPTIONS = StreamOptions()
+
 
 def delta(text: str, *, index: int = 0, reason: FinishReason | None = None) -> TextDelta:
     tokens = tuple(text.encode())
@@ -30,7 +32,7 @@ def end_of(request: ParsedRequest, *texts: str, error: InvariantBroken | None = 
 
 
 def write(
-    request: ParsedRequest, *news: News, options: StreamOptions = StreamOptions()
+    request: ParsedRequest, *news: News, options: StreamOptions = NO_OPTIONS
 ) -> tuple[list[Any], ChunkWriter]:
     """Return the events: documents, and words such as [DONE]."""
     writer = ChunkWriter(request, ByteTokenizer(), options, body_id="b", created=5)
@@ -116,9 +118,7 @@ def test_line_ends_of_a_text_do_not_end_an_event() -> None:
 
 
 def test_token_ids_are_shown_where_asked() -> None:
-    request = make_request(
-        Endpoint.COMPLETIONS, [Prompt((97, 98), "ab")], return_token_ids=True
-    )
+    request = make_request(Endpoint.COMPLETIONS, [Prompt((97, 98), "ab")], return_token_ids=True)
     events, _ = write(request, delta("x"), delta("y"))
     assert events[0]["choices"][0]["prompt_token_ids"] == [97, 98]
     assert [event["choices"][0]["token_ids"] for event in events] == [[120], [121]]
