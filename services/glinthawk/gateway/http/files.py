@@ -125,7 +125,7 @@ async def _upload(request: Request, caller: Caller, services: HttpServices) -> F
     max_bytes = services.limits.max_file_bytes
     form = UploadForm(
         request.headers["content-type"],
-        iterate_body(request, max_bytes + FORM_ROOM_BYTES, "the file"),
+        iterate_body(request, max_bytes + FORM_ROOM_BYTES, "the form"),
         max_file_bytes=max_bytes,
     )
     filename = await form.find_file()

@@ -21,6 +21,10 @@ _POLL_S = 0.01
 _GRACE_S = 5.0
 _BACKLOG = 2048
 
+_KEEP_ALIVE_S = 75
+"""Longer than clients keep an idle connection: who closes it first must not be the server, or a
+request that is on its way then is lost."""
+
 
 class HttpServer:
     """Serves an application on one address, from `start` to `stop`. Port 0 takes a free one.
@@ -50,6 +54,7 @@ class HttpServer:
             server_header=False,
             proxy_headers=False,
             backlog=_BACKLOG,
+            timeout_keep_alive=_KEEP_ALIVE_S,
             ssl_certfile=certificate,
             ssl_keyfile=key,
         )

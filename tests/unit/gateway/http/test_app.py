@@ -1,5 +1,6 @@
 """The odd cases, over a real socket: what no well-meaning client sends, and clients that go."""
 
+import io
 import json
 import socket
 import struct
@@ -14,6 +15,7 @@ import pytest
 from glinthawk.errors import PeerUnavailable
 from glinthawk.gateway.http.services import HttpLimits
 from glinthawk.gateway.store.records import FilePurpose
+from glinthawk.telemetry.logging import configure_logging
 from unit.gateway.http.serving import WAIT_S, KnownKeys, Served, serve, wait_until
 
 CHAT = "/v1/chat/completions"
@@ -291,6 +293,8 @@ def test_a_client_that_leaves_a_download_closes_the_file(served: Served) -> None
 
 
 def test_no_prompt_is_logged(served: Served, capfd: pytest.CaptureFixture[str]) -> None:
+    log = io.StringIO()
+    configure_logging("debug", "json", role="gateway", name="g", stream=log)
     secret = "the-secret-prompt"
     body = BODY | {"messages": [{"role": "user", "content": secret}]}
     assert served.http.post(CHAT, json=body).status_code == 200
@@ -300,4 +304,4 @@ def test_no_prompt_is_logged(served: Served, capfd: pytest.CaptureFixture[str]) 
     served.tiers.fail_at = 0
     check_error(served.http.post(CHAT, json=body), 500)
     written = capfd.readouterr()
-    assert secret not in written.out + written.err
+    assert secret not in log.getvalue() + written.out + written.err
