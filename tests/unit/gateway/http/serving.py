@@ -4,6 +4,7 @@ Only the tiers are a script: every sequence says the same, whatever its prompt.
 """
 
 import queue
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -199,7 +200,7 @@ def serve(
     server.start()
     scheme = "https" if tls else "http"
     url = f"{scheme}://127.0.0.1:{server.port}"
-    verify = str(tls["certificate"]) if tls else True
+    verify = ssl.create_default_context(cafile=tls["certificate"]) if tls else True
     try:
         with httpx.Client(base_url=url, timeout=WAIT_S, verify=verify) as http:
             yield Served(url, http, tiers, engine, scheduler, generation, store, jobs, server, app)

@@ -191,12 +191,14 @@ def test_more_than_a_key_may_have_open_is_a_429_that_says_when(tmp_path: Path) -
         served.tiers.script, served.tiers.pace_s = [*b"a"], 0.02
         stream = LONG | {"stream": True}
         with served.http.stream("POST", CHAT, json=stream, headers=alice) as open_one:
-            next(open_one.iter_lines())
+            lines = open_one.iter_lines()
+            next(lines)
             answer = served.http.post(CHAT, json=BODY, headers=alice)
             assert check_error(answer, 429)["code"] == "rate_limit_exceeded"
             assert int(answer.headers["retry-after"]) >= 1
             short = BODY | {"max_tokens": 1}
             assert served.http.post(CHAT, json=short, headers=bob).status_code == 200
+            assert next(lines) == ""  # the stream is still open, and left only now
         wait_until(served.is_idle, "the stream that was left is given up")
         short = BODY | {"max_tokens": 1}
         assert served.http.post(CHAT, json=short, headers=alice).status_code == 200
@@ -284,7 +286,8 @@ def test_a_download_is_whole_though_larger_than_any_buffer(served: Served) -> No
 def test_a_client_that_leaves_a_download_closes_the_file(served: Served) -> None:
     file = served.store.add_file([b"x" * (8 << 20)], purpose=FilePurpose.BATCH_OUTPUT, filename="o")
     with served.http.stream("GET", f"/v1/files/{file.id}/content") as answer:
-        next(answer.iter_raw(1000))
+        pieces = answer.iter_raw(1000)
+        next(pieces)
     served.store.delete_file(file.id)
     check_error(served.http.get(f"/v1/files/{file.id}/content"), 404)
 
