@@ -19,6 +19,9 @@ from glinthawk.gateway.http.reading import read_object
 from glinthawk.gateway.http.services import HttpServices
 from glinthawk.gateway.requests import Endpoint
 from glinthawk.gateway.store.records import BatchRecord, BatchStatus, FilePurpose
+from glinthawk.telemetry.logging import get_logger
+
+log = get_logger("gateway.http")
 
 MAX_PRIORITY = 100
 """Priorities go from minus this to this."""
@@ -159,6 +162,7 @@ def _create(services: HttpServices, batch: BatchRecord) -> BatchRecord:
             f"there is no file {shown(batch.input_file_id)}; upload it to /v1/files first",
             param="input_file_id",
         ) from error
+    log.info("batch_created", batch=created.id, file=created.input_file_id, owner=created.owner)
     services.jobs.batch_created(created.id)
     return created
 
@@ -182,6 +186,7 @@ def _cancel(services: HttpServices, batch_id: str) -> BatchRecord:
             "be cancelled",
             code="batch_not_cancellable",
         )
+    log.info("batch_cancelled", batch=batch_id)
     services.jobs.batch_cancelled(batch_id)
     return batch
 

@@ -92,8 +92,11 @@ def add_error_handlers(app: FastAPI) -> None:
     """Translate what routes and the framework raise."""
 
     @app.exception_handler(GlinthawkError)
-    async def answer_ours(_: Request, error: GlinthawkError) -> Response:
-        return build_error_answer(error)
+    async def answer_ours(request: Request, error: GlinthawkError) -> Response:
+        answer = build_error_answer(error)
+        if answer.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            log.warning("http_call_failed", route=_route(request.scope), error=type(error).__name__)
+        return answer
 
     @app.exception_handler(RequestValidationError)
     async def answer_parameter(_: Request, error: RequestValidationError) -> Response:
@@ -119,6 +122,12 @@ def _translate(request: Request, error: HTTPException) -> GlinthawkError:
         allowed = _allowed(error.headers)
         return RefusedCall(status, f"{where} is not allowed{allowed}", code="method_not_allowed")
     return RefusedCall(status, f"{where}: {error.detail}")
+
+
+def _route(scope: Scope) -> str | None:
+    """Return the pattern of the path that was called; the path itself may hold anything."""
+    path = getattr(scope.get("route"), "path", None)
+    return path if isinstance(path, str) else None
 
 
 def _allowed(headers: Mapping[str, str] | None) -> str:
@@ -152,7 +161,7 @@ class Boundary:
             frames = traceback.extract_tb(error.__traceback__)[-4:]
             log.error(
                 "http_call_failed",
-                route=getattr(scope.get("route"), "path", None),
+                route=_route(scope),
                 error=type(error).__name__,
                 where=[f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames],
             )

@@ -20,6 +20,9 @@ from glinthawk.gateway.http.reading import check_media_type, iterate_body, wait_
 from glinthawk.gateway.http.services import HttpServices
 from glinthawk.gateway.http.uploads import keep_pieces
 from glinthawk.gateway.store.records import FilePurpose, FileRecord
+from glinthawk.telemetry.logging import get_logger
+
+log = get_logger("gateway.http")
 
 _MAX_PAGE = 10_000
 _PIECE_BYTES = 256 << 10
@@ -73,6 +76,7 @@ def build_file_routes(services: HttpServices, guard: Guard, accounts: Accounts) 
     )
     def delete_file(_: known_caller, file_id: str) -> JsonAnswer:
         store.delete_file(file_id)
+        log.info("file_deleted", file=file_id)
         return JsonAnswer({"id": file_id, "object": "file", "deleted": True})
 
     return router
@@ -132,7 +136,9 @@ async def _upload(request: Request, caller: Caller, services: HttpServices) -> F
     keep = partial(
         services.store.add_file, purpose=FilePurpose.BATCH, filename=filename, owner=caller.name
     )
-    return await keep_pieces(form.read, keep)
+    file = await keep_pieces(form.read, keep)
+    log.info("file_kept", file=file.id, num_bytes=file.num_bytes, owner=file.owner)
+    return file
 
 
 def _list(

@@ -25,6 +25,9 @@ _KEEP_ALIVE_S = 75
 """Longer than clients keep an idle connection: who closes it first must not be the server, or a
 request that is on its way then is lost."""
 
+_PROBES = {socket.TCP_KEEPIDLE: 30, socket.TCP_KEEPINTVL: 10, socket.TCP_KEEPCNT: 3}
+"""Seconds of silence before a connection is probed, between probes, and probes in vain."""
+
 
 class HttpServer:
     """Serves an application on one address, from `start` to `stop`. Port 0 takes a free one.
@@ -93,8 +96,13 @@ class HttpServer:
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        listening = socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except OSError as error:
         raise InvalidConfig(
             f"cannot listen on {host} port {port} for HTTP: {error}; choose a free port or 0"
         ) from error
+    # Connections inherit these: a client whose machine is gone counts as one that hung up.
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _PROBES.items():
+        listening.setsockopt(socket.IPPROTO_TCP, option, value)
+    return listening

@@ -4,9 +4,15 @@ from contextlib import ExitStack
 
 import pytest
 
+from glinthawk.config import GatewayConfig
 from glinthawk.errors import CapacityExceeded, InvalidRequest
 from glinthawk.gateway.http.limits import Accounts
 from glinthawk.gateway.http.services import HttpLimits
+
+
+def test_limits_are_those_of_the_configuration() -> None:
+    config = GatewayConfig(max_body_bytes=1, max_file_bytes=2, max_key_requests=3, max_key_tokens=4)
+    assert HttpLimits.of(config) == HttpLimits(1, 2, 3, 4)
 
 
 @pytest.fixture
