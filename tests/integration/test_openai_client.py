@@ -12,7 +12,7 @@ from openai import OpenAI
 
 from glinthawk.gateway.store.records import BatchStatus, FilePurpose, RequestCounts
 from unit.gateway.factories import END
-from unit.gateway.http.serving import MODELS, KnownKeys, Served, serve
+from unit.gateway.http.serving import MODELS, Served, serve
 
 KEY = "gh-secret"
 MESSAGES: Any = [{"role": "user", "content": "Say hello"}]
@@ -26,7 +26,7 @@ LINE = {
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with serve(tmp_path_factory.mktemp("data"), keys=KnownKeys({KEY: "alice"})) as served:
+    with serve(tmp_path_factory.mktemp("data"), keys={KEY: "alice"}) as served:
         yield served
 
 

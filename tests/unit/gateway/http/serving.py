@@ -26,7 +26,8 @@ from glinthawk.gateway.engine import Engine
 from glinthawk.gateway.generation import Generation
 from glinthawk.gateway.http.app import build_app
 from glinthawk.gateway.http.server import HttpServer
-from glinthawk.gateway.http.services import HttpLimits, HttpServices, KeyChecker
+from glinthawk.gateway.http.services import HttpLimits, HttpServices
+from glinthawk.gateway.keys import KeyRing, build_key_record
 from glinthawk.gateway.store.interface import Store
 from glinthawk.gateway.store.sql import open_store
 from glinthawk.scheduler import Scheduler, SchedulerConfig
@@ -125,16 +126,6 @@ class RecordedJobs:
         self.cancelled.append(batch_id)
 
 
-@dataclass(frozen=True)
-class KnownKeys:
-    """Keys by what is presented."""
-
-    names: Mapping[str, str]
-
-    def find(self, presented: str) -> str | None:
-        return self.names.get(presented)
-
-
 @dataclass
 class Served:
     """A gateway that answers, and what is behind it."""
@@ -168,10 +159,16 @@ def wait_until(is_true: Callable[[], bool], what: str) -> None:
 
 @contextmanager
 def serve(
-    data_dir: Path, *, keys: KeyChecker | None = None, limits: HttpLimits = LIMITS, **tls: Any
+    data_dir: Path,
+    *,
+    keys: Mapping[str, str] | None = None,
+    limits: HttpLimits = LIMITS,
+    **tls: Any,
 ) -> Iterator[Served]:
-    """Run a gateway on a free port of this machine."""
+    """Run a gateway on a free port of this machine. keys: names by key; None asks for none."""
     store = open_store(data_dir)
+    for key, name in (keys or {}).items():
+        store.add_key(build_key_record(name, key, now=0))
     registry = CollectorRegistry()
     scheduler = Scheduler(
         SchedulerConfig(geometry=GEOMETRY, max_sequence_length=MAX_SEQUENCE_LENGTH)
@@ -190,7 +187,13 @@ def serve(
     generation.attach(engine)
     jobs = RecordedJobs()
     services = HttpServices(
-        generation, store, jobs, keys, limits, model_names=MODELS, registry=registry
+        generation,
+        store,
+        jobs,
+        None if keys is None else KeyRing(store),
+        limits,
+        model_names=MODELS,
+        registry=registry,
     )
     app = build_app(services)
     server = HttpServer(app, "127.0.0.1", 0, **tls)

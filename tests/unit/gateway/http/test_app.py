@@ -16,7 +16,7 @@ from glinthawk.errors import PeerUnavailable
 from glinthawk.gateway.http.services import HttpLimits
 from glinthawk.gateway.store.records import FilePurpose
 from glinthawk.telemetry.logging import configure_logging
-from unit.gateway.http.serving import WAIT_S, KnownKeys, Served, serve, wait_until
+from unit.gateway.http.serving import WAIT_S, Served, serve, wait_until
 
 CHAT = "/v1/chat/completions"
 BODY: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
@@ -168,7 +168,7 @@ def test_a_gateway_whose_engine_ended_is_alive_and_not_ready(tmp_path: Path) -> 
 
 
 def test_a_key_is_asked_for_where_something_is_to_protect(tmp_path: Path) -> None:
-    with serve(tmp_path, keys=KnownKeys({"k": "alice"})) as served:
+    with serve(tmp_path, keys={"k": "alice"}) as served:
         for path in ("/health", "/ready", "/metrics", "/openapi.json"):
             assert served.http.get(path).status_code == 200
         for headers in ({}, {"authorization": "Bearer no"}, {"authorization": "Basic k"}):
@@ -185,7 +185,7 @@ def test_a_key_is_asked_for_where_something_is_to_protect(tmp_path: Path) -> Non
 
 def test_more_than_a_key_may_have_open_is_a_429_that_says_when(tmp_path: Path) -> None:
     limits = HttpLimits(1 << 20, 1 << 20, max_key_requests=1, max_key_tokens=1000)
-    keys = KnownKeys({"a": "alice", "b": "bob"})
+    keys = {"a": "alice", "b": "bob"}
     alice, bob = ({"authorization": f"Bearer {key}"} for key in "ab")
     with serve(tmp_path, keys=keys, limits=limits) as served:
         served.tiers.script, served.tiers.pace_s = [*b"a"], 0.02

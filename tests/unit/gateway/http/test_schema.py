@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis.generation.modes import GenerationMode
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
-from unit.gateway.http.serving import KnownKeys, serve
+from unit.gateway.http.serving import serve
 
 HEADERS = {"Authorization": "Bearer k"}
 WITHOUT_INPUT = (
@@ -44,7 +44,7 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    keys = KnownKeys({"k": "alice"})
+    keys = {"k": "alice"}
     with serve(tmp_path_factory.mktemp("data"), keys=keys) as served:
         yield schemathesis.openapi.from_url(f"{served.url}/openapi.json")
 
