@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from glinthawk.errors import PeerUnavailable
@@ -281,6 +282,32 @@ def test_a_download_is_whole_though_larger_than_any_buffer(served: Served) -> No
     with served.http.stream("GET", f"/v1/files/{file.id}/content") as answer:
         assert int(answer.headers["content-length"]) == 12 * len(piece)
         assert b"".join(answer.iter_bytes()) == piece * 12
+
+
+def test_a_file_is_never_held_whole(tmp_path: Path) -> None:
+    process, piece, num_pieces = psutil.Process(), b"x" * (1 << 20), 128
+    sizes = []
+
+    def form() -> Iterator[bytes]:
+        yield b'--b\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'
+        yield b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+        for _ in range(num_pieces):
+            yield piece
+            sizes.append(process.memory_info().rss)
+        yield b"\r\n--b--\r\n"
+
+    limits = HttpLimits(1 << 20, 1 << 30, max_key_requests=9, max_key_tokens=1000)
+    with serve(tmp_path, limits=limits) as served:
+        headers = {"content-type": "multipart/form-data; boundary=b"}
+        file = served.http.post("/v1/files", content=form(), headers=headers).json()
+        assert file["bytes"] == num_pieces * len(piece)
+        with served.http.stream("GET", f"/v1/files/{file['id']}/content") as answer:
+            num_bytes = 0
+            for part in answer.iter_raw():
+                num_bytes += len(part)
+                sizes.append(process.memory_info().rss)
+    assert num_bytes == file["bytes"]
+    assert max(sizes) - sizes[0] < 32 << 20
 
 
 def test_a_client_that_leaves_a_download_closes_the_file(served: Served) -> None:
