@@ -1,5 +1,6 @@
 """The official client, unmodified, call by call, against the real HTTP server and store."""
 
+import asyncio
 import io
 import json
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from typing import Any
 
 import openai
 import pytest
-from openai import OpenAI
+from openai import AsyncOpenAI, OpenAI
 
 from glinthawk.gateway.store.records import BatchStatus, FilePurpose, RequestCounts
 from unit.gateway.factories import END
@@ -204,6 +205,22 @@ def test_a_prompt_can_be_scored_without_generating(client: OpenAI) -> None:
     (chunk,) = list(client.completions.create(**fields, stream=True))
     assert chunk.choices[0].logprobs == whole.logprobs
     assert chunk.choices[0].text == "abc"
+
+
+# --- many at once
+
+
+def test_many_streams_of_the_asynchronous_client_are_whole(served: Served) -> None:
+    async def read(client: AsyncOpenAI, text: str) -> str:
+        message: Any = {"role": "user", "content": text}
+        stream = await client.chat.completions.create(model="tiny", messages=[message], stream=True)
+        return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
+
+    async def read_all() -> list[str]:
+        async with AsyncOpenAI(api_key=KEY, base_url=f"{served.url}/v1", max_retries=0) as client:
+            return await asyncio.gather(*(read(client, "x" * size) for size in range(1, 41)))
+
+    assert asyncio.run(read_all()) == ["hello world"] * 40
 
 
 # --- errors

@@ -47,17 +47,17 @@ class Call:
         self._is_waking = False
         self._awake.set()
 
-    async def wait(self) -> list[News]:
-        """Return the next news, at least one.
+    async def wait(self, timeout_s: float | None = None) -> list[News]:
+        """Return the next news; none if there were none for `timeout_s`.
 
         Raises:
             ClientDisconnect: the client hung up.
         """
-        while not self._news:
-            if self._is_hung_up:
-                raise ClientDisconnect
-            self._awake.clear()
-            await self._awake.wait()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while not self._news and not self._is_hung_up:
+                    self._awake.clear()
+                    await self._awake.wait()
         if self._is_hung_up:
             raise ClientDisconnect
         return [self._news.popleft() for _ in range(len(self._news))]

@@ -1,5 +1,6 @@
 """/v1/chat/completions and /v1/completions: a request answered whole, or as a stream."""
 
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Annotated
 
@@ -161,18 +162,22 @@ class GeneratedAnswer(Response):
             body_id=self._body_id,
             created=self._services.now(),
         )
-        news = await call.wait()
-        _raise_error(news[0])
-        await send({"type": "http.response.start", "status": HTTPStatus.OK, "headers": _HEADERS})
-        while True:
-            events = writer.write(news)
-            is_more = not writer.is_done
-            if events or not is_more:
-                await send({"type": "http.response.body", "body": events, "more_body": is_more})
-            if not is_more:
-                return
-            news = await call.wait()
+        is_started = False
+        while not writer.is_done:
+            news = await call.wait(self._services.comment_every_s)
+            if not is_started:
+                _raise_error(news)
+                start = {"type": "http.response.start", "status": HTTPStatus.OK}
+                await send(start | {"headers": _HEADERS})
+                is_started = True
+            events = writer.write(news) if news else _COMMENT
+            if events or writer.is_done:
+                more = {"more_body": not writer.is_done}
+                await send({"type": "http.response.body", "body": events} | more)
 
+
+_COMMENT = b": waiting\n\n"
+"""What clients of server-sent events pass over; it keeps a connection that is quiet alive."""
 
 _HEADERS: list[tuple[bytes, bytes]] = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -181,6 +186,6 @@ _HEADERS: list[tuple[bytes, bytes]] = [
 ]
 
 
-def _raise_error(news: News) -> None:
-    if isinstance(news, Completion) and news.error is not None:
-        raise news.error
+def _raise_error(news: Sequence[News]) -> None:
+    if news and isinstance(news[0], Completion) and news[0].error is not None:
+        raise news[0].error

@@ -63,7 +63,8 @@ class HttpServices:
     """The collaborators of the HTTP API.
 
     keys: None where no keys are asked for. registry: what /metrics shows. clock: seconds since
-    1970. new_id: returns hexadecimal digits that no earlier call returned.
+    1970. new_id: returns hexadecimal digits that no earlier call returned. comment_every_s: how
+    long a stream may be quiet before a comment keeps its connection alive.
     """
 
     generation: Generation
@@ -75,6 +76,7 @@ class HttpServices:
     registry: CollectorRegistry
     clock: Callable[[], float] = time.time
     new_id: Callable[[], str] = _new_id
+    comment_every_s: float = 15.0
 
     def now(self) -> int:
         """Return the whole seconds since 1970."""

@@ -163,6 +163,7 @@ def serve(
     *,
     keys: Mapping[str, str] | None = None,
     limits: HttpLimits = LIMITS,
+    comment_every_s: float = 15.0,
     **tls: Any,
 ) -> Iterator[Served]:
     """Run a gateway on a free port of this machine. keys: names by key; None asks for none."""
@@ -194,6 +195,7 @@ def serve(
         limits,
         model_names=MODELS,
         registry=registry,
+        comment_every_s=comment_every_s,
     )
     app = build_app(services)
     server = HttpServer(app, "127.0.0.1", 0, **tls)

@@ -207,6 +207,22 @@ def test_more_than_a_key_may_have_open_is_a_429_that_says_when(tmp_path: Path) -
         assert check_error(served.http.post(CHAT, json=many, headers=alice), 400)["param"]
 
 
+# --- streams that are quiet
+
+
+def test_comments_keep_a_quiet_stream_alive(tmp_path: Path) -> None:
+    with serve(tmp_path, comment_every_s=0.02) as served:
+        served.tiers.script, served.tiers.pace_s = [*b"ab"], 0.2
+        body = BODY | {"stream": True, "max_tokens": 2}
+        with served.http.stream("POST", CHAT, json=body) as answer:
+            events = [line for line in answer.iter_lines() if line]
+        assert events[0] == ": waiting"
+        assert events[-1] == "data: [DONE]"
+        chunks = [json.loads(one[6:]) for one in events[:-1] if one.startswith("data: ")]
+        deltas = [chunk["choices"][0]["delta"].get("content", "") for chunk in chunks]
+        assert "".join(deltas) == "ab"
+
+
 # --- clients that go
 
 
