@@ -375,6 +375,41 @@ class GatewayConfig(_Config):
         return self.served_model_name or (self.model,)
 
 
+class UpConfig(GatewayConfig):
+    """A gateway with stages and attention workers of its own, on this machine."""
+
+    listen: Address = Field(
+        default="127.0.0.1:0",
+        description="Where the processes register, and gRPC clients call; port 0 takes a free one.",
+    )
+    min_lane_rows: int = Field(
+        default=256,
+        ge=1,
+        le=65536,
+        description="Sequences that each lane must have before a worker opens another one.",
+    )
+    attention_workers: int = Field(
+        default=1, ge=1, le=4096, description="Attention workers of the memory tier."
+    )
+    kv_memory: Size = Field(
+        default=1 << 30, description="KV memory of each worker, in bytes or like 96GiB."
+    )
+    threads: str | None = Field(
+        default=None,
+        description="Threads of each process: a number, or by role like "
+        "stage=2,attention=1. The default shares out the cores.",
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Of the stages.")
+    dtype: NumberFormat = Field(
+        default="auto",
+        description="Format of weights and activations; auto is float16 on a "
+        "GPU, bfloat16 on a CPU that multiplies it natively, else float32.",
+    )
+    start_timeout_s: float = Field(
+        default=600.0, gt=0, description="Seconds in which the processes must be there."
+    )
+
+
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
 ENVIRONMENT_PREFIX = "GLINTHAWK_"

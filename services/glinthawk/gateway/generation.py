@@ -7,22 +7,14 @@ one who asked.
 
 import threading
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
 
 from glinthawk.gateway.conversation import Listener
 from glinthawk.gateway.engine import Completion, Engine
 from glinthawk.gateway.requests import ModelContext, ParsedRequest
+from glinthawk.scheduler import Flow
 
 OnDone = Callable[[Completion], None]
 """Told once when a request ends; called in the engine's thread, must not block."""
-
-
-@dataclass(frozen=True)
-class Flow:
-    """Whom a request belongs to, for fairness: flows share tokens by their weights."""
-
-    name: str
-    weight: float = 1.0
 
 
 INTERACTIVE = Flow("interactive", 8.0)
@@ -62,7 +54,7 @@ class Generation:
         with self._lock:
             assert key not in self._callers, f"request {key!r} is open already"
             self._callers[key] = on_done
-        self._engine.submit(key, request, listener)
+        self._engine.submit(key, request, listener, flow)
 
     def cancel(self, key: Hashable) -> None:
         """Give a request up: its KV is freed, and nobody is told."""
