@@ -177,9 +177,7 @@ class Feeder:
             return False
         if not job.waiting and not job.is_fetched:
             lines = self._patience.read(
-                partial(
-                    self._store.next_lines, job.batch.id, after=job.cursor, limit=FETCH_LINES
-                )
+                partial(self._store.next_lines, job.batch.id, after=job.cursor, limit=FETCH_LINES)
             )
             job.waiting.extend(lines)
             job.is_fetched = len(lines) < FETCH_LINES

@@ -11,6 +11,7 @@ written, but not yet noted in its batch, is found again by its name.
 from collections.abc import Callable, Iterator
 from functools import partial
 
+from glinthawk.errors import NotFound
 from glinthawk.gateway.jobs.patience import Patience
 from glinthawk.gateway.jobs.results import build_unanswered, digest_batch
 from glinthawk.gateway.store.interface import Store
@@ -20,6 +21,7 @@ CLOSE_LINES = 1000
 """Open lines that are closed in one transaction."""
 
 _PAGE = 100
+_PIECE_BYTES = 1 << 18
 _CLOCK_STEP_S = 24 * 3600
 """How far the clock may have been set back between two starts."""
 
@@ -89,13 +91,18 @@ class Finishing:
 
     def _find_file(self, batch: BatchRecord, *, is_error: bool) -> FileRecord | None:
         """Return the file if an earlier attempt wrote it. It would be among the newest."""
-        name, after = _name_file(batch, is_error=is_error), None
+        name = _name_file(batch, is_error=is_error)
+        after: str | None = None
         oldest = (batch.finalizing_at or 0) - _CLOCK_STEP_S
         while True:
             fetch = partial(
                 self._store.list_files, limit=_PAGE, after=after, purpose=FilePurpose.BATCH_OUTPUT
             )
-            page = self._patience.insist(fetch)
+            try:
+                page = self._patience.insist(fetch)
+            except NotFound:  # the file to go on from was deleted just now
+                after = None
+                continue
             for file in page:
                 if file.created_at < oldest:
                     return None
@@ -114,7 +121,7 @@ class Finishing:
             if first is None:
                 return None
             return self._store.add_file(
-                self._watch(first, results),
+                self._gather(first, results),
                 purpose=FilePurpose.BATCH_OUTPUT,
                 filename=_name_file(batch, is_error=is_error),
                 owner=batch.owner,
@@ -122,12 +129,16 @@ class Finishing:
 
         return self._patience.insist(write)
 
-    def _watch(self, first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
-        """Yield all lines, unless the gateway ends: then the file is given up."""
-        yield first
+    def _gather(self, first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
+        """Yield all lines in large pieces, unless the gateway ends: then the file is given up."""
+        piece = bytearray(first)
         for line in rest:
-            self._patience.check()
-            yield line
+            if len(piece) >= _PIECE_BYTES:
+                self._patience.check()
+                yield bytes(piece)
+                piece.clear()
+            piece += line
+        yield bytes(piece)
 
     def _update(self, **changes: object) -> None:
         self._patience.insist(

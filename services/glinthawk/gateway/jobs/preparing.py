@@ -86,6 +86,7 @@ class Preparing:
 
     def _settle(self, batch: BatchRecord, report: ValidationReport) -> BatchRecord:
         """Note what validation found; a batch that is being cancelled stays so."""
+        changes: dict[str, object]
         if report.num_valid == 0:
             changes = {
                 "status": BatchStatus.FAILED,

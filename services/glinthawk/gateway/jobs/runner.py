@@ -1,8 +1,8 @@
 """Runs the batches of the store, by itself from its start on: whoever restarts it goes on.
 
-    submit, cancel --+                        +--> Preparing (threads): validating -> in_progress
-    completions ------+--> [ runner's thread ]+--> Feeder: lines to the engine, answers to the store
-    prepared, finished +                       +--> Finishing (threads): finalizing -> its end
+    created, cancelled --+                       +--> Preparing (threads): up to in_progress
+    completions ---------+--> [ runner's thread ]+--> Feeder: lines to the engine, answers back
+    prepared, finished --+                       +--> Finishing (threads): finalizing to its end
 
 One thread decides; what takes long has threads of its own. Everything that must outlive the
 process is in the store before the next step relies on it.
@@ -43,7 +43,7 @@ _OPEN_STATUSES = tuple(status for status in BatchStatus if not status.is_final)
 
 
 @dataclass(frozen=True)
-class _Added:
+class _Created:
     batch_id: str
 
 
@@ -64,7 +64,7 @@ class _Stop:
     pass
 
 
-_Event = Completion | _Added | _Cancelled | _Settled | _Stop
+_Event = Completion | _Created | _Cancelled | _Settled | _Stop
 
 
 class JobRunner:
@@ -123,26 +123,13 @@ class JobRunner:
         self._preparers.shutdown(cancel_futures=True)
         self._finishers.shutdown(cancel_futures=True)
 
-    def submit(self, batch_id: str) -> None:
-        """Take up a batch that was just created in the store."""
-        self._events.put(_Added(batch_id))
+    def batch_created(self, batch_id: str) -> None:
+        """Take up a batch that the store has now."""
+        self._events.put(_Created(batch_id))
 
-    def cancel(self, batch_id: str) -> BatchRecord:
-        """Cancel a batch and return it; compare its status: one that is at its end stays so.
-
-        Raises:
-            NotFound: there is no such batch.
-            StoreUnavailable: it cannot be noted now.
-        """
-        batch = self._store.update_batch(
-            batch_id,
-            only_from=(BatchStatus.VALIDATING, BatchStatus.IN_PROGRESS),
-            status=BatchStatus.CANCELLING,
-            cancelling_at=int(self._now()),
-        )
-        if batch.status is BatchStatus.CANCELLING:
-            self._events.put(_Cancelled(batch_id))
-        return batch
+    def batch_cancelled(self, batch_id: str) -> None:
+        """Give up a batch that is `cancelling` in the store now."""
+        self._events.put(_Cancelled(batch_id))
 
     @property
     def is_alive(self) -> bool:
@@ -156,6 +143,12 @@ class JobRunner:
     # --- the runner's thread
 
     def _run(self) -> None:
+        try:
+            self._loop()
+        except GlinthawkError as error:
+            log.error("jobs_failed", error=str(error))
+
+    def _loop(self) -> None:
         wait_s = 0.0
         while not self._stopped.is_set():
             self._take_events(wait_s)
@@ -181,10 +174,11 @@ class JobRunner:
         """Take note of an event, without a word to the store."""
         if isinstance(event, Completion):
             self._feeder.take(event)
-        elif isinstance(event, _Added):
+        elif isinstance(event, _Created):
             self._prepare(event.batch_id)
         elif isinstance(event, _Cancelled):
-            self._cancelled.add(event.batch_id)
+            if event.batch_id in self._away or event.batch_id in self._feeder.jobs:
+                self._cancelled.add(event.batch_id)
         elif isinstance(event, _Settled):
             self._settle(event)
 
@@ -275,9 +269,7 @@ class JobRunner:
             now=self._now,
         )
         self._preparing[batch_id] = preparing
-        self._start_chore(
-            self._preparers, lambda: self._events.put(_Settled(*preparing.run()))
-        )
+        self._start_chore(self._preparers, lambda: self._events.put(_Settled(*preparing.run())))
 
     def _finish(self, batch_id: str) -> None:
         self._away[batch_id] = BatchStatus.FINALIZING

@@ -32,9 +32,7 @@ class ScannedLine:
     param: str | None = None
 
 
-def scan_lines(
-    file: BinaryIO, endpoint: Endpoint, *, max_line_bytes: int
-) -> Iterator[ScannedLine]:
+def scan_lines(file: BinaryIO, endpoint: Endpoint, *, max_line_bytes: int) -> Iterator[ScannedLine]:
     """Yield every line that is not blank. endpoint: that of the batch; no other is accepted."""
     for line in split_lines(file, max_line_bytes):
         parsed = parse_raw_line(line, max_line_bytes)
