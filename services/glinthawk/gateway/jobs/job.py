@@ -48,6 +48,7 @@ class Job:
     """One thread uses it. path: of the input. now_s: monotonic.
 
     waiting: lines that were fetched and go next; cursor: the last number that was fetched.
+    is_closed: it ends before all of its lines are answered.
     """
 
     def __init__(self, batch: BatchRecord, path: Path | None, now_s: float) -> None:
@@ -60,6 +61,7 @@ class Job:
         self.waiting: deque[LineRecord] = deque()
         self.cursor = 0
         self.is_fetched = path is None
+        self.is_closed = False
         self.open: dict[int, OpenLine] = {}
         self.retry_at_s = 0.0
         self.num_tokens_in = 0
@@ -78,6 +80,7 @@ class Job:
         """Begin no more lines."""
         self.waiting.clear()
         self.is_fetched = True
+        self.is_closed = True
 
     def measure(self, now_s: float) -> JobProgress:
         """Return how far it is."""

@@ -219,9 +219,10 @@ class JobRunner:
         """Return to which end a job has come; None while it goes on."""
         if job.batch.id in self._cancelled or job.batch.status is BatchStatus.CANCELLING:
             return BatchStatus.CANCELLED
-        if self._feeder.is_done(job):
+        if self._feeder.is_done(job) and not job.is_closed:
             return BatchStatus.COMPLETED
-        return BatchStatus.EXPIRED if self._now() >= job.batch.expires_at else None
+        is_over = job.is_closed or self._now() >= job.batch.expires_at
+        return BatchStatus.EXPIRED if is_over else None
 
     def _finalize(self, job: Job, outcome: BatchStatus) -> None:
         """Decide, durably, how a job ends; its end is then brought about elsewhere."""

@@ -198,6 +198,25 @@ def test_a_locked_store_loses_nothing_and_work_goes_on_when_it_is_free(tmp_path:
     assert events == ["store_unavailable", "store_available_again"]
 
 
+def test_a_job_that_expires_while_the_store_is_locked_is_expired_not_completed(
+    tmp_path: Path,
+) -> None:
+    settings = FeederSettings(read_ahead=8)
+    with Gateway(tmp_path, step_s=0.002, settings=settings) as gateway:
+        expires_at = int(time.time()) + 4
+        batch = gateway.submit([build_line(f"id-{n}") for n in range(2000)], expires_at=expires_at)
+        await_true(lambda: gateway.store.get_batch(batch.id).counts.completed > 0)
+        other = sqlite3.connect(tmp_path / "glinthawk.db", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        await_true(lambda: time.time() > expires_at + 1)
+        other.execute("ROLLBACK")
+        other.close()
+        batch = await_status(gateway.store, batch.id)
+        assert batch.status is BatchStatus.EXPIRED
+        assert 0 < batch.counts.completed < 2000
+        assert len(read_answers(gateway.store, batch)) == 2000
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "disk"
