@@ -30,7 +30,11 @@ FEED_LINES = 64
 
 FETCH_LINES = 256
 COMMIT_RESULTS = 256
+COMMIT_SHARE = 8
 COMMIT_EVERY_S = 0.2
+"""Answers are committed when there are so many, when they are such a part of what is read ahead,
+or after that time."""
+
 READ_AGAIN_S = 5.0
 
 _BYTES_PER_TOKEN = 4
@@ -138,10 +142,7 @@ class Feeder:
             StoreUnavailable: they go on waiting.
         """
         pending = self._pending
-        has_waited = self._clock() - pending.since_s >= COMMIT_EVERY_S
-        if not pending.results or not (
-            at_once or has_waited or pending.num_results >= COMMIT_RESULTS
-        ):
+        if not pending.results or not (at_once or self._is_commit_due(pending)):
             return
         self._patience.write(partial(self._store.add_results, pending.results))
         self._pending = _Pending()
@@ -170,6 +171,16 @@ class Feeder:
                 return False
             self._begin(self.jobs[chosen])
         return True
+
+    def _is_commit_due(self, pending: _Pending) -> bool:
+        """Whether there are enough answers, or they have waited long enough, or the engine has
+        nothing else to do than to wait for their commit."""
+        most = min(COMMIT_RESULTS, 1 + self._settings.read_ahead // COMMIT_SHARE)
+        return (
+            pending.num_results >= most
+            or pending.num_sequences == self._num_open
+            or self._clock() - pending.since_s >= COMMIT_EVERY_S
+        )
 
     def _has_line(self, job: Job) -> bool:
         """Say whether a job has a line to begin; fetch more if none is here."""
