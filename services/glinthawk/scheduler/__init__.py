@@ -7,6 +7,7 @@ Knows no clock, network, torch or text. The engine drives one `Scheduler`:
     plan() -> steps to send now, in this order      (sent steps are in flight)
     commit(result, finished) -> Committed           a step came back
     revert(lane, step)                              a worker refused a step: nothing changed
+    find_step(lane, step), worker_load(name)
     prefill_first, stats(), check_integrity()
 
 Promises of the engine: the steps of one worker are sent, and composed by the worker, in the
@@ -32,6 +33,7 @@ from glinthawk.scheduler.data import (
     Flow,
     SchedulerStats,
     SequenceGroup,
+    WorkerLoad,
 )
 from glinthawk.scheduler.node import ReadyItem, choose_segment
 from glinthawk.scheduler.scheduler import Scheduler
@@ -47,6 +49,7 @@ __all__ = [
     "SchedulerConfig",
     "SchedulerStats",
     "SequenceGroup",
+    "WorkerLoad",
     "choose_segment",
     "required_lanes",
 ]

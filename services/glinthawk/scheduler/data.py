@@ -89,6 +89,16 @@ class Committed:
 
 
 @dataclass(frozen=True)
+class WorkerLoad:
+    """What one worker holds. is_idle: nothing runs there, and it has been told of all releases."""
+
+    kv_used_bytes: int
+    kv_capacity_bytes: int
+    num_sequences: int
+    is_idle: bool
+
+
+@dataclass(frozen=True)
 class SchedulerStats:
     """Counts for metrics. KV bytes are those of `design.md`: held now, wanted by running and
     admissible waiting sequences, there in all workers."""

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from glinthawk.errors import InvariantBroken, NotFound
-from glinthawk.gateway.generation import Flow
 from glinthawk.gateway.jobs.lengths import LengthEstimator
 from glinthawk.gateway.jobs.results import digest_batch
 from glinthawk.gateway.jobs.shares import weigh
@@ -19,6 +18,7 @@ from glinthawk.gateway.requests import (
     parse_request,
 )
 from glinthawk.gateway.store.records import BatchRecord, BatchStatus, LineRecord
+from glinthawk.scheduler import Flow
 
 
 @dataclass(frozen=True)
