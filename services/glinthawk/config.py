@@ -63,6 +63,9 @@ def count_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
 def _split_names(value: Any) -> Any:
     if not isinstance(value, str):
         return value
@@ -321,9 +324,10 @@ class GatewayConfig(_Config):
     secret_file: Path | None = Field(
         default=None, description="File with the cluster's shared secret; none without it."
     )
-    keys: bool = Field(
-        default=True,
-        description="Ask for API keys. Without them the API may listen on loopback only.",
+    keys: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="Whether API keys are asked for; auto is on, except on loopback. Off, the API "
+        "may listen on loopback only.",
     )
     keys_file: Path | None = Field(
         default=None,
@@ -350,7 +354,7 @@ class GatewayConfig(_Config):
 
     @model_validator(mode="after")
     def _check_guarded(self) -> Self:
-        if not self.keys and self.host not in ("127.0.0.1", "::1", "localhost"):
+        if self.keys == "off" and self.host not in _LOOPBACK:
             raise ValueError(
                 f"keys are off and host is {self.host}: anyone who reaches it could use it; turn "
                 "keys on, or listen on 127.0.0.1"
@@ -370,6 +374,11 @@ class GatewayConfig(_Config):
         return parse_address(self.listen)
 
     @property
+    def asks_for_keys(self) -> bool:
+        """Whether the HTTP API asks for keys."""
+        return self.keys == "on" or (self.keys == "auto" and self.host not in _LOOPBACK)
+
+    @property
     def model_names(self) -> tuple[str, ...]:
         """Names that a request may give as its model."""
         return self.served_model_name or (self.model,)
@@ -378,10 +387,6 @@ class GatewayConfig(_Config):
 class UpConfig(GatewayConfig):
     """A gateway with stages and attention workers of its own, on this machine."""
 
-    listen: Address = Field(
-        default="127.0.0.1:0",
-        description="Where the processes register, and gRPC clients call; port 0 takes a free one.",
-    )
     min_lane_rows: int = Field(
         default=256,
         ge=1,

@@ -22,12 +22,14 @@ from glinthawk.core.geometry import KVGeometry
 from glinthawk.core.ids import SequenceId
 from glinthawk.core.sampling import SamplingParams
 from glinthawk.core.step import SampledToken, SequenceStart, StepPlan, StepResult, TokenLogprobs
+from glinthawk.errors import GlinthawkError
 from glinthawk.gateway.engine import Engine
 from glinthawk.gateway.generation import Generation
 from glinthawk.gateway.http.app import build_app
 from glinthawk.gateway.http.server import HttpServer
 from glinthawk.gateway.http.services import HttpLimits, HttpServices
 from glinthawk.gateway.keys import KeyRing, build_key_record
+from glinthawk.gateway.roster import WorkerEntry
 from glinthawk.gateway.store.interface import Store
 from glinthawk.gateway.store.sql import open_store
 from glinthawk.scheduler import Scheduler, SchedulerConfig
@@ -58,8 +60,11 @@ class ScriptedTiers:
         self._starts: dict[int, SequenceStart] = {}
         self._thread = threading.Thread(target=self._run, daemon=True)
 
-    def send_step(self, plan: StepPlan, prefill_first: bool) -> None:
+    def send_step(self, plan: StepPlan, *, epoch: int, prefill_first: bool) -> None:
         self._plans.put(plan)
+
+    def reset_worker(self, name: str, epoch: int, error: GlinthawkError) -> None:
+        raise AssertionError(f"no step fails here: {error}")
 
     def start(self) -> None:
         self._thread.start()
@@ -174,18 +179,18 @@ def serve(
     scheduler = Scheduler(
         SchedulerConfig(geometry=GEOMETRY, max_sequence_length=MAX_SEQUENCE_LENGTH)
     )
-    scheduler.add_worker("w", 300 * GEOMETRY.page_bytes)
     tiers = ScriptedTiers()
     generation = Generation(make_model(MAX_SEQUENCE_LENGTH), run_seed=7)
     engine = Engine(
         scheduler,
         ByteTokenizer(),
-        send_step=tiers.send_step,
+        carrier=tiers,
         on_done=generation.finish,
         metrics=ServiceMetrics(registry),
     )
     tiers.engine = engine
     generation.attach(engine)
+    engine.worker_joined(WorkerEntry("w", 300 * GEOMETRY.page_bytes, epoch=1, incarnation=1))
     jobs = RecordedJobs()
     services = HttpServices(
         generation,
