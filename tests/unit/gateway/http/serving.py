@@ -40,6 +40,9 @@ GEOMETRY = KVGeometry(2, 4, 2, 32, DType.FLOAT16, (None, None))
 MODELS = ("tiny", "org/tiny")
 MAX_SEQUENCE_LENGTH = 400
 WAIT_S = 20.0
+CHAT = "/v1/chat/completions"
+BODY: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
+LONG = BODY | {"max_tokens": 300, "ignore_eos": True}
 LIMITS = HttpLimits(
     max_body_bytes=64 << 10, max_file_bytes=256 << 10, max_key_requests=50, max_key_tokens=100_000
 )

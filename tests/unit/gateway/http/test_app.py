@@ -17,11 +17,7 @@ from glinthawk.errors import PeerUnavailable
 from glinthawk.gateway.http.services import HttpLimits
 from glinthawk.gateway.store.records import FilePurpose
 from glinthawk.telemetry.logging import configure_logging
-from unit.gateway.http.serving import WAIT_S, Served, serve, wait_until
-
-CHAT = "/v1/chat/completions"
-BODY: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
-LONG = BODY | {"max_tokens": 300, "ignore_eos": True}
+from unit.gateway.http.serving import BODY, CHAT, LONG, WAIT_S, Served, serve, wait_until
 
 
 def check_error(answer: httpx.Response, status: int) -> dict[str, Any]:

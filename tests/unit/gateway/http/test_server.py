@@ -2,7 +2,6 @@
 
 import subprocess
 import threading
-import time
 from pathlib import Path
 
 import httpx
@@ -10,8 +9,7 @@ import pytest
 
 from glinthawk.errors import InvalidConfig
 from glinthawk.gateway.http.server import HttpServer
-from unit.gateway.http.serving import serve, wait_until
-from unit.gateway.http.test_app import CHAT, LONG
+from unit.gateway.http.serving import CHAT, LONG, serve, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -76,9 +74,7 @@ def test_stopping_cuts_off_calls_that_do_not_end(tmp_path: Path) -> None:
         with served.http.stream("POST", CHAT, json=LONG | {"stream": True}) as answer:
             lines = answer.iter_lines()
             next(lines)
-            began = time.monotonic()
-            served.server.stop(1.0)
-            assert time.monotonic() - began < 20  # it would run for more than two minutes
+            served.server.stop(1.0)  # by itself the call would run for more than two minutes
             with pytest.raises(httpx.RemoteProtocolError):
                 list(lines)
         wait_until(served.is_idle, "the call that was cut off is given up")
