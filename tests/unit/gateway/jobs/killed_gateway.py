@@ -8,13 +8,10 @@ import sys
 import time
 from pathlib import Path
 
-from glinthawk.gateway.jobs.feeder import FeederSettings
-from unit.gateway.jobs.factories import Gateway
+from unit.gateway.jobs.factories import Gateway, make_settings
 
 if __name__ == "__main__":
-    with Gateway(
-        Path(sys.argv[1]), step_s=0.005, settings=FeederSettings(read_ahead=12)
-    ) as gateway:
+    with Gateway(Path(sys.argv[1]), step_s=0.005, settings=make_settings(read_ahead=12)) as gateway:
         is_final, said = False, ""
         while not is_final:
             batch = gateway.store.get_batch(sys.argv[2])
