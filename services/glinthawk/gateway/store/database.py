@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy.exc import DBAPIError
 
 from glinthawk.errors import StoreUnavailable
 from glinthawk.gateway.store.failures import translate_database_failures
@@ -54,12 +55,16 @@ class Database:
         Raises:
             StoreUnavailable: nothing was changed.
         """
-        with (
-            translate_database_failures(self._data_dir),
-            self._turn_to_write,
-            self._check_open(self._writer).begin() as connection,
-        ):
-            yield connection
+        with translate_database_failures(self._data_dir), self._turn_to_write:
+            try:
+                with self._check_open(self._writer).begin() as connection:
+                    yield connection
+            except (DBAPIError, sqlite3.Error):
+                # A connection keeps what it met when it was made, such as a read-only file,
+                # and those of a process share some of it.
+                self._reader.dispose()
+                self._writer.dispose()
+                raise
 
     @contextmanager
     def read(self) -> Iterator[Connection]:

@@ -59,11 +59,12 @@ def raise_epoch(database: Database) -> int:
     """See `Store.next_epoch`."""
     first = insert(COUNTERS).values(name=_EPOCH, value=1)
     with database.write() as connection:
-        return connection.execute(
+        raised: int = connection.execute(
             first.on_conflict_do_update(
                 index_elements=[COUNTERS.c.name], set_={"value": COUNTERS.c.value + 1}
             ).returning(COUNTERS.c.value)
         ).scalar_one()
+    return raised
 
 
 def _build_record(row: Row[Any]) -> KeyRecord:
