@@ -26,9 +26,9 @@ from glinthawk.gateway.http.app import build_app
 from glinthawk.gateway.http.server import HttpServer
 from glinthawk.gateway.http.services import HttpLimits, HttpServices
 from glinthawk.gateway.inspection import Inspector
-from glinthawk.gateway.jobs.feeder import FeederSettings
 from glinthawk.gateway.jobs.metrics import JobMetrics
 from glinthawk.gateway.jobs.runner import JobRunner
+from glinthawk.gateway.jobs.services import JobServices, JobSettings
 from glinthawk.gateway.keys import KeyRing
 from glinthawk.gateway.launcher import Launcher
 from glinthawk.gateway.requests import ModelContext
@@ -114,11 +114,8 @@ class _Gateway:
             metrics=self._metrics,
         )
         self._jobs = JobRunner(
-            self._store,
-            self._generation,
-            max_line_bytes=config.max_line_bytes,
-            settings=FeederSettings(model_names=config.model_names),
-            metrics=JobMetrics(self._registry),
+            JobServices(self._store, self._generation, JobMetrics(self._registry)),
+            JobSettings(config.max_line_bytes, config.model_names),
         )
         self._inspector = Inspector(
             config.model_names[0],

@@ -13,13 +13,11 @@ from functools import partial
 
 from glinthawk.errors import GlinthawkError
 from glinthawk.gateway.engine import Completion
-from glinthawk.gateway.generation import Generation
 from glinthawk.gateway.jobs.job import Job, OpenLine, parse_content, read_line
-from glinthawk.gateway.jobs.metrics import JobMetrics
 from glinthawk.gateway.jobs.patience import Patience
 from glinthawk.gateway.jobs.results import build_answer, build_failure
+from glinthawk.gateway.jobs.services import JobServices, JobSettings
 from glinthawk.gateway.jobs.shares import FairShares
-from glinthawk.gateway.store.interface import Store
 from glinthawk.gateway.store.records import LineRecord, LineResult
 from glinthawk.telemetry.logging import get_logger
 
@@ -40,15 +38,6 @@ READ_AGAIN_S = 5.0
 _BYTES_PER_TOKEN = 4
 
 
-@dataclass(frozen=True)
-class FeederSettings:
-    """read_ahead: sequences that are begun and whose answers are not durable yet, of all jobs.
-    model_names: under which the model is served; none lets every name pass."""
-
-    read_ahead: int = 2048
-    model_names: tuple[str, ...] = ()
-
-
 @dataclass
 class _Pending:
     """Answers that are not durable yet. since_s: when the first of them came."""
@@ -63,30 +52,25 @@ class Feeder:
     """The jobs in progress. One thread uses it, that of `patience`.
 
     on_done: where the engine's thread leaves completions; they come back through `take`.
-    clock: monotonic seconds. now: seconds since 1970.
     """
 
     def __init__(
         self,
-        store: Store,
-        generation: Generation,
+        services: JobServices,
+        settings: JobSettings,
         *,
-        settings: FeederSettings,
         patience: Patience,
         on_done: Callable[[Completion], None],
-        metrics: JobMetrics,
-        clock: Callable[[], float],
-        now: Callable[[], float],
     ) -> None:
         self.jobs: dict[str, Job] = {}
-        self._store = store
-        self._generation = generation
+        self._store = services.store
+        self._generation = services.generation
+        self._metrics = services.metrics
+        self._clock = services.clock
+        self._now = services.now
         self._settings = settings
         self._patience = patience
         self._on_done = on_done
-        self._metrics = metrics
-        self._clock = clock
-        self._now = now
         self._shares = FairShares()
         self._pending = _Pending()
         self._num_open = 0

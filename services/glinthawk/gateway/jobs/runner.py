@@ -11,7 +11,6 @@ process is in the store before the next step relies on it.
 import contextlib
 import queue
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,14 +19,12 @@ from pathlib import Path
 
 from glinthawk.errors import GlinthawkError, StoreUnavailable
 from glinthawk.gateway.engine import Completion
-from glinthawk.gateway.generation import Generation
-from glinthawk.gateway.jobs.feeder import COMMIT_EVERY_S, Feeder, FeederSettings
+from glinthawk.gateway.jobs.feeder import COMMIT_EVERY_S, Feeder
 from glinthawk.gateway.jobs.finishing import Finishing, drop_leftovers
 from glinthawk.gateway.jobs.job import Job, JobProgress
-from glinthawk.gateway.jobs.metrics import JobMetrics
 from glinthawk.gateway.jobs.patience import Patience, Stopped
 from glinthawk.gateway.jobs.preparing import Preparing
-from glinthawk.gateway.store.interface import Store
+from glinthawk.gateway.jobs.services import JobServices, JobSettings
 from glinthawk.gateway.store.records import BatchRecord, BatchStatus
 from glinthawk.telemetry.logging import get_logger
 
@@ -68,35 +65,16 @@ _Event = Completion | _Created | _Cancelled | _Settled | _Stop
 
 
 class JobRunner:
-    """Runs all batches of a store over one engine. now: seconds since 1970."""
+    """Runs all batches of a store over one engine."""
 
-    def __init__(
-        self,
-        store: Store,
-        generation: Generation,
-        *,
-        max_line_bytes: int,
-        settings: FeederSettings,
-        metrics: JobMetrics,
-        now: Callable[[], float] = time.time,
-    ) -> None:
-        self._store = store
-        self._max_line_bytes = max_line_bytes
-        self._metrics = metrics
-        self._now = now
+    def __init__(self, services: JobServices, settings: JobSettings) -> None:
+        self._services = services
+        self._settings = settings
+        self._store = services.store
         self._stopped = threading.Event()
         self._events: queue.SimpleQueue[_Event] = queue.SimpleQueue()
-        self._patience = Patience("committing answers", self._stopped)
-        self._feeder = Feeder(
-            store,
-            generation,
-            settings=settings,
-            patience=self._patience,
-            on_done=self._events.put,
-            metrics=metrics,
-            clock=time.monotonic,
-            now=now,
-        )
+        self._patience = self._make_patience("committing answers")
+        self._feeder = Feeder(services, settings, patience=self._patience, on_done=self._events.put)
         self._preparers = ThreadPoolExecutor(MAX_PREPARING, "preparing")
         self._finishers = ThreadPoolExecutor(MAX_FINISHING, "finishing")
         self._preparing: dict[str, Preparing] = {}
@@ -212,7 +190,7 @@ class JobRunner:
         self._is_loaded = True
         for batch in batches:
             self._prepare(batch.id)
-        patience = Patience("dropping lines of ended batches", self._stopped)
+        patience = self._make_patience("dropping lines of ended batches")
         self._start_chore(self._finishers, partial(drop_leftovers, self._store, patience))
 
     def _choose_outcome(self, job: Job) -> BatchStatus | None:
@@ -221,7 +199,7 @@ class JobRunner:
             return BatchStatus.CANCELLED
         if self._feeder.is_done(job) and not job.is_closed:
             return BatchStatus.COMPLETED
-        is_over = job.is_closed or self._now() >= job.batch.expires_at
+        is_over = job.is_closed or self._services.now() >= job.batch.expires_at
         return BatchStatus.EXPIRED if is_over else None
 
     def _finalize(self, job: Job, outcome: BatchStatus) -> None:
@@ -236,7 +214,7 @@ class JobRunner:
             only_from=(BatchStatus.CANCELLING if is_cancelled else BatchStatus.IN_PROGRESS,),
             status=BatchStatus.FINALIZING,
             outcome=outcome,
-            finalizing_at=int(self._now()),
+            finalizing_at=int(self._services.now()),
         )
         batch = self._patience.write(update)
         if batch.status is BatchStatus.CANCELLING:
@@ -251,7 +229,7 @@ class JobRunner:
         self._away.pop(batch.id, None)
         self._preparing.pop(batch.id, None)
         if batch.status in (BatchStatus.IN_PROGRESS, BatchStatus.CANCELLING):
-            self._feeder.add(Job(batch, event.path, time.monotonic()))
+            self._feeder.add(Job(batch, event.path, self._services.clock()))
         elif batch.status is BatchStatus.FINALIZING:
             self._finish(batch.id)
         else:
@@ -265,31 +243,34 @@ class JobRunner:
         preparing = Preparing(
             self._store,
             batch_id,
-            max_line_bytes=self._max_line_bytes,
-            patience=Patience(f"validating {batch_id}", self._stopped),
-            now=self._now,
+            max_line_bytes=self._settings.max_line_bytes,
+            patience=self._make_patience(f"validating {batch_id}"),
+            now=self._services.now,
         )
         self._preparing[batch_id] = preparing
         self._start_chore(self._preparers, lambda: self._events.put(_Settled(*preparing.run())))
 
     def _finish(self, batch_id: str) -> None:
         self._away[batch_id] = BatchStatus.FINALIZING
-        patience = Patience(f"finishing {batch_id}", self._stopped)
-        finishing = Finishing(self._store, batch_id, patience=patience, now=self._now)
+        patience = self._make_patience(f"finishing {batch_id}")
+        finishing = Finishing(self._store, batch_id, patience=patience, now=self._services.now)
         self._start_chore(self._finishers, lambda: self._events.put(_Settled(finishing.run())))
+
+    def _make_patience(self, doing: str) -> Patience:
+        return Patience(doing, self._stopped, clock=self._services.clock)
 
     def _start_chore(self, executor: ThreadPoolExecutor, work: Callable[[], None]) -> None:
         executor.submit(work).add_done_callback(_log_failure)
 
     def _show(self) -> None:
-        now_s = time.monotonic()
+        now_s = self._services.clock()
         if now_s - self._shown_at_s < SHOW_EVERY_S:
             return
         self._shown_at_s = now_s
         away = [JobProgress(batch_id, status) for batch_id, status in self._away.items()]
         jobs = [job.measure(now_s) for job in self._feeder.jobs.values()]
         self._progress = (*away, *jobs)
-        self._metrics.show_jobs([item.status for item in self._progress])
+        self._services.metrics.show_jobs([item.status for item in self._progress])
 
 
 def _log_failure(future: Future[None]) -> None:

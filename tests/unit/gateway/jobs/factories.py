@@ -18,9 +18,9 @@ from glinthawk.core.step import SampledToken, SequenceStart, StepPlan, StepResul
 from glinthawk.errors import GlinthawkError
 from glinthawk.gateway.engine import Engine
 from glinthawk.gateway.generation import Generation
-from glinthawk.gateway.jobs.feeder import FeederSettings
 from glinthawk.gateway.jobs.metrics import JobMetrics
 from glinthawk.gateway.jobs.runner import JobRunner
+from glinthawk.gateway.jobs.services import JobServices, JobSettings
 from glinthawk.gateway.roster import WorkerEntry
 from glinthawk.gateway.store.interface import Store
 from glinthawk.gateway.store.records import (
@@ -179,11 +179,15 @@ class SeededTiers:
         return SampledToken(plan.sequences[row], ord("a") + digest[0] % 26)
 
 
+def make_settings(**fields: Any) -> JobSettings:
+    return JobSettings(**{"max_line_bytes": MAX_LINE_BYTES} | fields)
+
+
 class Gateway:
     """Store, engine and runner in one place, from its making until `close`."""
 
     def __init__(
-        self, folder: Path, *, step_s: float = 0.0, settings: FeederSettings | None = None
+        self, folder: Path, *, step_s: float = 0.0, settings: JobSettings | None = None
     ) -> None:
         self.registry = CollectorRegistry()
         self.store: SqlStore = open_store(folder, busy_timeout_s=0.1)
@@ -204,11 +208,8 @@ class Gateway:
         self._thread = threading.Thread(target=self.engine.run, daemon=True)
         self._thread.start()
         self.runner = JobRunner(
-            self.store,
-            self.generation,
-            max_line_bytes=MAX_LINE_BYTES,
-            settings=settings or FeederSettings(),
-            metrics=JobMetrics(self.registry),
+            JobServices(self.store, self.generation, JobMetrics(self.registry)),
+            settings or make_settings(),
         )
         self.runner.start()
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from glinthawk.gateway.jobs.feeder import FeederSettings
 from glinthawk.gateway.store.records import BatchStatus, RequestCounts
 from unit.gateway.jobs.factories import (
     Gateway,
@@ -19,6 +18,7 @@ from unit.gateway.jobs.factories import (
     await_status,
     await_true,
     build_line,
+    make_settings,
     read_answers,
     read_lines,
     read_texts,
@@ -62,7 +62,7 @@ def test_bad_lines_go_to_the_error_file_and_the_rest_runs(tmp_path: Path) -> Non
         build_line("model", body={"prompt": "x", "model": "other"}),
         build_line("mine", body={"prompt": "x", "model": "mine", "max_tokens": 3}),
     ]
-    settings = FeederSettings(model_names=("mine", "ours"))
+    settings = make_settings(model_names=("mine", "ours"))
     with Gateway(tmp_path, settings=settings) as gateway:
         batch = gateway.run(lines)
         assert batch.status is BatchStatus.COMPLETED
@@ -103,7 +103,7 @@ def test_a_file_without_a_valid_line_fails_and_says_why(
 
 
 def test_a_job_whose_time_is_over_keeps_what_it_has(tmp_path: Path) -> None:
-    settings = FeederSettings(read_ahead=8)
+    settings = make_settings(read_ahead=8)
     with Gateway(tmp_path, step_s=0.01, settings=settings) as gateway:
         lines = [build_line(f"id-{n}") for n in range(3000)]
         batch = gateway.submit(lines, expires_at=int(time.time()) + 3)
@@ -121,7 +121,7 @@ def test_a_job_whose_time_is_over_keeps_what_it_has(tmp_path: Path) -> None:
 
 
 def test_a_cancelled_job_keeps_what_it_has_and_frees_the_engine(tmp_path: Path) -> None:
-    settings = FeederSettings(read_ahead=64)
+    settings = make_settings(read_ahead=64)
     with Gateway(tmp_path, step_s=0.002, settings=settings) as gateway:
         batch = gateway.submit([build_line(f"id-{n}") for n in range(3000)])
         await_true(lambda: gateway.store.get_batch(batch.id).counts.completed > 0)
@@ -153,7 +153,7 @@ def test_a_job_cancelled_while_it_is_validated_answers_all_its_lines(tmp_path: P
 
 
 def test_a_small_job_does_not_wait_behind_a_large_one(tmp_path: Path) -> None:
-    settings = FeederSettings(read_ahead=64)
+    settings = make_settings(read_ahead=64)
     with Gateway(tmp_path, step_s=0.002, settings=settings) as gateway:
         large = gateway.submit([build_line(f"large-{n}") for n in range(20_000)])
         await_true(lambda: gateway.store.get_batch(large.id).counts.completed > 0)
@@ -163,7 +163,7 @@ def test_a_small_job_does_not_wait_behind_a_large_one(tmp_path: Path) -> None:
 
 
 def test_what_is_ahead_of_the_store_is_bounded(tmp_path: Path) -> None:
-    with Gateway(tmp_path, settings=FeederSettings(read_ahead=10)) as gateway:
+    with Gateway(tmp_path, settings=make_settings(read_ahead=10)) as gateway:
         gateway.tiers.go.clear()
         batch = gateway.submit([build_line(f"id-{n}") for n in range(500)])
         await_status(gateway.store, batch.id, {BatchStatus.IN_PROGRESS})
@@ -178,7 +178,7 @@ def test_what_is_ahead_of_the_store_is_bounded(tmp_path: Path) -> None:
 def test_a_locked_store_loses_nothing_and_work_goes_on_when_it_is_free(tmp_path: Path) -> None:
     with (
         capture_logs() as logs,
-        Gateway(tmp_path, step_s=0.002, settings=FeederSettings(read_ahead=32)) as gateway,
+        Gateway(tmp_path, step_s=0.002, settings=make_settings(read_ahead=32)) as gateway,
     ):
         batch = gateway.submit([build_line(f"id-{n}") for n in range(400)])
         await_true(lambda: gateway.store.get_batch(batch.id).counts.completed > 0)
@@ -201,7 +201,7 @@ def test_a_locked_store_loses_nothing_and_work_goes_on_when_it_is_free(tmp_path:
 def test_a_job_that_expires_while_the_store_is_locked_is_expired_not_completed(
     tmp_path: Path,
 ) -> None:
-    settings = FeederSettings(read_ahead=8)
+    settings = make_settings(read_ahead=8)
     with Gateway(tmp_path, step_s=0.002, settings=settings) as gateway:
         expires_at = int(time.time()) + 4
         batch = gateway.submit([build_line(f"id-{n}") for n in range(2000)], expires_at=expires_at)
@@ -235,7 +235,7 @@ def fill(path: Path) -> None:
 
 
 def test_a_full_disk_loses_nothing_and_work_goes_on_when_there_is_room(small_disk: Path) -> None:
-    settings = FeederSettings(read_ahead=32)
+    settings = make_settings(read_ahead=32)
     filler = small_disk / "filler"
     with capture_logs() as logs, Gateway(small_disk, step_s=0.002, settings=settings) as gateway:
         batch = gateway.submit([build_line(f"id-{n}") for n in range(400)])
@@ -253,7 +253,7 @@ def test_a_restarted_gateway_goes_on_by_itself_to_the_same_texts(tmp_path: Path)
     lines = [build_line(f"id-{n}") for n in range(200)]
     with Gateway(tmp_path / "undisturbed") as gateway:
         expected = read_texts(gateway.store, gateway.run(lines))
-    with Gateway(tmp_path / "data", step_s=0.005, settings=FeederSettings(read_ahead=16)) as first:
+    with Gateway(tmp_path / "data", step_s=0.005, settings=make_settings(read_ahead=16)) as first:
         batch = first.submit(lines)
         await_true(lambda: first.store.get_batch(batch.id).counts.completed > 0)
     with Gateway(tmp_path / "data") as second:
@@ -278,7 +278,7 @@ def test_a_batch_that_nobody_submitted_is_found_at_the_start(
 
 
 def test_progress_and_metrics_follow_a_job(tmp_path: Path) -> None:
-    with Gateway(tmp_path, step_s=0.002, settings=FeederSettings(read_ahead=32)) as gateway:
+    with Gateway(tmp_path, step_s=0.002, settings=make_settings(read_ahead=32)) as gateway:
         batch = gateway.submit([*(build_line(f"id-{n}") for n in range(2000)), b"{"])
 
         def is_shown() -> bool:
