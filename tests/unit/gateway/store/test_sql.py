@@ -1,7 +1,6 @@
 """Opening a store: the lock, leftovers, releases that do not fit, and a backup that works."""
 
 import os
-import shutil
 import sqlite3
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import pytest
 from sqlalchemy import text
 
 from glinthawk.errors import InvalidConfig, NotFound, StoreUnavailable
+from glinthawk.gateway.store import sql
 from glinthawk.gateway.store.records import FilePurpose, KeyRecord
 from glinthawk.gateway.store.sql import SqlStore, open_store
 from unit.gateway.store.factories import add_batch, add_file, make_lines, make_result
@@ -177,19 +177,22 @@ def test_a_store_of_a_newer_release_is_refused_by_both_revisions(
 # --- backup
 
 
+def run_documented_backup(data_dir: Path, backup: Path) -> None:
+    assert sql.__doc__ is not None
+    _, _, behind = sql.__doc__.partition("    mkdir -p BACKUP\n")
+    block, _, _ = behind.partition("\n\n")
+    commands = f"mkdir -p BACKUP\n{block}".replace("python3", sys.executable)
+    commands = commands.replace("DATA_DIR", str(data_dir)).replace("BACKUP", str(backup))
+    subprocess.run(["sh", "-ec", commands], check=True)
+
+
 def test_a_backup_taken_while_at_work_restores_the_whole_store(tmp_path: Path) -> None:
     store = open_store(tmp_path / "data")
     file, batch = add_file(store, b"content"), add_batch(store)
     store.add_lines(batch.id, make_lines([1, 2]))
     store.add_results({batch.id: [make_result(1)]})
     backup = tmp_path / "backup"
-    backup.mkdir()
-    source = sqlite3.connect(tmp_path / "data" / "glinthawk.db")
-    target = sqlite3.connect(backup / "glinthawk.db")
-    source.backup(target)
-    shutil.copytree(tmp_path / "data" / "files", backup / "files")
-    source.close()
-    target.close()
+    run_documented_backup(tmp_path / "data", backup)
     store.add_results({batch.id: [make_result(2)]})
     store.close()
 
@@ -227,7 +230,7 @@ def test_many_threads_write_and_read_and_none_disturbs_another(tmp_path: Path) -
 
     def work(thread: int) -> list[int]:
         seen = []
-        for number in range(thread, 400, 8):
+        for number in range(thread, 200, 8):
             answers = [make_result(number), make_result(number // 8, is_error=True)]
             store.add_results(dict.fromkeys(batches, answers))
             completed = store.get_batch(batches[0]).counts.completed
@@ -238,11 +241,11 @@ def test_many_threads_write_and_read_and_none_disturbs_another(tmp_path: Path) -
 
     with ThreadPoolExecutor(8) as threads:
         epochs = [epoch for seen in threads.map(work, range(8)) for epoch in seen]
-    assert sorted(epochs) == list(range(1, 401))
-    assert len(store.list_files(limit=1_000)) == 400 + len(batches)
+    assert sorted(epochs) == list(range(1, 201))
+    assert len(store.list_files(limit=1_000)) == 200 + len(batches)
     for batch_id in batches:
         counts = store.get_batch(batch_id).counts
-        assert counts.completed + counts.failed == 400
+        assert counts.completed + counts.failed == 200
         for is_error, count in ((False, counts.completed), (True, counts.failed)):
             assert len(list(store.iterate_results(batch_id, is_error=is_error))) == count
     store.close()
