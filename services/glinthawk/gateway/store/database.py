@@ -6,7 +6,6 @@ way for want of it. It knows no table.
 """
 
 import sqlite3
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from sqlalchemy.exc import DBAPIError
 
 from glinthawk.errors import StoreUnavailable
 from glinthawk.gateway.store.failures import translate_database_failures
+from glinthawk.gateway.store.turns import Turns
 
 _FILENAME = "glinthawk.db"
 _WRITER_PRAGMAS = (
@@ -34,7 +34,7 @@ class Database:
 
     def __init__(self, data_dir: Path, *, busy_timeout_s: float) -> None:
         self._data_dir = data_dir
-        self._turn_to_write = threading.Lock()
+        self._turn_to_write = Turns()
         self._is_closed = False
         path = data_dir / _FILENAME
         self._writer = _build_engine(
