@@ -13,11 +13,12 @@ from functools import partial
 
 from glinthawk.errors import GlinthawkError
 from glinthawk.gateway.engine import Completion
+from glinthawk.gateway.generation import Flow
 from glinthawk.gateway.jobs.job import Job, OpenLine, parse_content, read_line
 from glinthawk.gateway.jobs.patience import Patience
 from glinthawk.gateway.jobs.results import build_answer, build_failure
 from glinthawk.gateway.jobs.services import JobServices, JobSettings
-from glinthawk.gateway.jobs.shares import FairShares
+from glinthawk.gateway.jobs.shares import FairShares, weigh
 from glinthawk.gateway.store.records import LineRecord, LineResult
 from glinthawk.telemetry.logging import get_logger
 
@@ -34,6 +35,10 @@ COMMIT_EVERY_S = 0.2
 or after that time."""
 
 READ_AGAIN_S = 5.0
+
+JOBS_WEIGHT = 1.0
+"""Weight of all jobs together beside the callers who wait, however many jobs there are and
+whatever their priorities: these only share it out."""
 
 _BYTES_PER_TOKEN = 4
 
@@ -78,7 +83,7 @@ class Feeder:
     def add(self, job: Job) -> None:
         """Work on a job from now on."""
         self.jobs[job.batch.id] = job
-        self._shares.join(job.batch.id, job.flow.weight)
+        self._shares.join(job.batch.id, weigh(job.batch.priority))
 
     def remove(self, job: Job) -> None:
         """Forget a job; nothing of it is open or pending."""
@@ -209,7 +214,8 @@ class Feeder:
         self._num_open += len(request.choices)
         self._shares.charge(job.batch.id, num_tokens)
         key = (job.batch.id, line.line_number)
-        generation.submit(key, request, self._on_done, flow=job.flow)
+        flow = Flow(job.batch.id, JOBS_WEIGHT * self._shares.share(job.batch.id))
+        generation.submit(key, request, self._on_done, flow=flow)
 
     def _read(self, job: Job, line: LineRecord) -> bytes | None:
         """Return a line's content; None if it cannot be read now, which holds up only its job."""

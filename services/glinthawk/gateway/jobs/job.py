@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from glinthawk.errors import InvariantBroken, NotFound
-from glinthawk.gateway.generation import Flow
 from glinthawk.gateway.jobs.lengths import LengthEstimator
 from glinthawk.gateway.jobs.results import digest_batch
-from glinthawk.gateway.jobs.shares import weigh
 from glinthawk.gateway.progress import RateMeter, RunNumbers
 from glinthawk.gateway.requests import (
     ModelContext,
@@ -56,7 +54,6 @@ class Job:
         self.batch = batch
         self.path = path
         self.digest = digest_batch(batch.id)
-        self.flow = Flow(batch.id, weigh(batch.priority))
         self.lengths = LengthEstimator()
         self.waiting: deque[LineRecord] = deque()
         self.cursor = 0
