@@ -28,8 +28,10 @@ from glinthawk.wire.messages import (
     Accepted,
     AttentionOffer,
     Heartbeat,
+    Member,
     Refused,
     Registration,
+    Role,
     View,
 )
 from glinthawk.wire.transport import Connection
@@ -73,7 +75,8 @@ class Gateway:
         return Accepted(self.epoch, 2.0)
 
     def on_joined(self, registration: Registration) -> None:
-        self.membership.broadcast(View(self.epoch, (), (), self.geometry))
+        member = Member(Role.ATTENTION, registration.name, registration.address, epoch=self.epoch)
+        self.membership.broadcast(View(self.epoch + 1, (), (member,), self.geometry))
         self.joined.put(registration)
 
     def on_heartbeat(self, name: str, heartbeat: Heartbeat) -> None:

@@ -37,7 +37,7 @@ _SMALLEST_BUFFER = 4096
 
 @dataclass(frozen=True)
 class NewView:
-    """The gateway told which epoch begins, and the shape of the pages."""
+    """The gateway told this worker's own epoch, and the shape of the pages."""
 
     epoch: int
     geometry: KVGeometry

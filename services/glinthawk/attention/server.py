@@ -93,6 +93,7 @@ class _AttentionRole(Role):
     """The worker and its intake, as the process round them sees them."""
 
     def __init__(self, config: AttentionConfig, kernel: _Kernel, metrics: ServiceMetrics) -> None:
+        self._name = config.name
         self._offer = AttentionOffer(config.kv_memory, tuple(DType), kernel.label)
         self._worker = AttentionWorker(config.name, config.kv_memory, kernel.build, metrics)
         self._intake = Intake(metrics)
@@ -125,9 +126,12 @@ class _AttentionRole(Role):
         self._intake.accept(connection, hello)
 
     def follow(self, view: View) -> None:
-        """The shape of the pages is known: the arena can be made. Stages dial this worker."""
-        if view.geometry is not None:
-            self._intake.post(NewView(view.epoch, view.geometry))
+        """The shape of the pages is known: the arena can be made. Stages dial this worker.
+
+        What it holds stays while its own epoch does, whoever else comes and goes."""
+        own = next((member for member in view.workers if member.name == self._name), None)
+        if own is not None and view.geometry is not None:
+            self._intake.post(NewView(own.epoch, view.geometry))
 
     def forget(self) -> None:
         """Drop all sequences; the stages' connections end with their run."""

@@ -10,7 +10,6 @@ read ahead as keeps the lanes full, never the whole file.
 
 import json
 import queue
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -27,7 +26,6 @@ from glinthawk.errors import GlinthawkError, InvalidConfig, InvalidRequest
 from glinthawk.gateway.answers import Answers
 from glinthawk.gateway.batch_input import check_paths, read_input, summarize_input
 from glinthawk.gateway.batch_output import OutputFile
-from glinthawk.gateway.cluster import Cluster, ClusterEvents
 from glinthawk.gateway.engine import Completion, Engine
 from glinthawk.gateway.interrupts import Interrupted, signals_as_interrupts
 from glinthawk.gateway.launcher import Launcher
@@ -37,18 +35,17 @@ from glinthawk.gateway.progress import (
     build_summary_table,
 )
 from glinthawk.gateway.requests import BatchLine, ModelContext, RefusedLine, parse_request
-from glinthawk.gateway.roster import Roster, smallest_page_bytes
+from glinthawk.gateway.roster import smallest_page_bytes
 from glinthawk.gateway.sidecar import RunIdentity
+from glinthawk.gateway.tiers import LaneSettings, Tiers, TiersSettings
 from glinthawk.models.config import ModelConfig
 from glinthawk.models.hf_tokenizer import load_tokenizer
 from glinthawk.models.load import load_config
 from glinthawk.models.source import ModelFiles, model_digest, resolve_model, tokenizer_digest
 from glinthawk.models.tokenizer import Tokenizer
-from glinthawk.scheduler import Scheduler, SchedulerConfig
 from glinthawk.telemetry.logging import get_logger
 from glinthawk.telemetry.metrics import ServiceMetrics, serve_metrics
 from glinthawk.wire.control import Description, attach_control
-from glinthawk.wire.dial import DialOptions
 from glinthawk.wire.grpc_server import GrpcServer
 
 log = get_logger("gateway.batch")
@@ -151,80 +148,59 @@ class _BatchRun:
         config = self._config
         host, port = config.listen_address or ("127.0.0.1", 0)
         server = GrpcServer(host, port, secret=config.secret)
-        roster = Roster(
-            self._model,
-            self._digest,
-            num_stages=config.stages,
-            num_workers=config.attention_workers,
-            kv_dtype=_kv_dtype(config),
-        )
-        cluster = Cluster(
-            roster,
+        tiers = Tiers(
+            self._tiers_settings(),
+            server,
+            self._tokenizer,
             next_epoch=self._output.raise_epoch,
-            dial_options=DialOptions(
-                transport=config.transport, role="gateway", secret=config.secret
-            ),
+            on_done=self._completions.put,
             metrics=self._metrics,
         )
-        cluster.attach(server)
         attach_control(server, self._describe)
         server.start()
         stack.callback(server.stop, 0.2)
         serve_metrics(self._registry, host, config.metrics_port)
-        cluster.start()
+        tiers.start()
         if config.listen_address is None:
             self._launcher = Launcher(config, gateway_address=server.address)
             stack.callback(self._launcher.stop)
             self._launcher.start()
         else:
             self._console.print(f"waiting for stages and workers at {server.address}")
-        stack.callback(cluster.stop, "the batch is done")
-        cluster.wait_until_complete(config.start_timeout_s, self._check_children)
-        self._start_engine(cluster, stack)
+        stack.callback(tiers.stop, "the batch is done")
+        self._engine = tiers.start_engine(config.start_timeout_s, self._check_children)
         server.set_serving(True)
         self._load_s = time.monotonic() - self._started_at
 
     def _describe(self) -> Description:
         return Description("gateway", "batch", __version__, stats=asdict(self._answers.numbers))
 
-    def _start_engine(self, cluster: Cluster, stack: ExitStack) -> None:
+    def _tiers_settings(self) -> TiersSettings:
+        """Return what the tiers are; a member that is lost ends the run, with its name."""
         config = self._config
-        scheduler = Scheduler(
-            SchedulerConfig(
-                geometry=cluster.geometry,
+        return TiersSettings(
+            model=self._model,
+            model_digest=self._digest,
+            num_stages=config.stages,
+            num_workers=config.attention_workers,
+            kv_dtype=_kv_dtype(config),
+            max_sequence_length=self._max_sequence_length,
+            lanes=LaneSettings(
                 num_lanes=config.lanes or max(2, 2 * config.stages),
                 max_lane_rows=config.max_lane_rows,
                 min_lane_rows=config.min_lane_rows or self._default_lane_rows,
                 prefill_tokens=config.prefill_tokens,
-                max_sequence_length=self._max_sequence_length,
-            )
+            ),
+            transport=config.transport,
+            secret=config.secret,
+            survives=False,
         )
-        for name, kv_bytes in cluster.worker_memory().items():
-            scheduler.add_worker(name, kv_bytes)
-        engine = Engine(
-            scheduler,
-            self._tokenizer,
-            send_step=cluster.send_step,
-            on_done=self._completions.put,
-            metrics=self._metrics,
-        )
-        cluster.connect(
-            ClusterEvents(
-                on_result=engine.take_result,
-                on_failed=engine.step_failed,
-                on_lost=engine.break_down,
-            )
-        )
-        thread = threading.Thread(target=engine.run, name="engine", daemon=True)
-        thread.start()
-        stack.callback(engine.stop)
-        self._engine = engine
 
     @property
     def _default_lane_rows(self) -> int:
         """Where stage and worker share cores, a second lane overlaps nothing: its threads and the
         first one's wait for each other, and each product has half of the rows."""
-        return APART_LANE_ROWS if self._launcher is None else SHARED_LANE_ROWS
+        return SHARED_LANE_ROWS if self._config.listen is None else APART_LANE_ROWS
 
     def _identity(self, input_sha256: str) -> RunIdentity:
         config = self._config

@@ -1,14 +1,22 @@
-"""Who the gateway works with: it admits stages and workers, and holds the lines to the stages.
+"""Who the gateway works with: it admits stages and workers, and keeps the tiers whole.
 
-                      Membership (gRPC)                 data connections
+                      Membership (gRPC)                 lines (data connections)
     stage, worker --Registration--> [ Cluster ] --STEP--> stage 0      last stage --RESULT-->
                   <--View---------
 
-When every stage and the wanted number of workers are there, all get one view, and each process
-dials whom it must send to. Nothing here knows requests or KV pages.
+One thread compares, again and again, who is there with whom the others and the engine were told
+of, and does what is missing:
+
+    stages incomplete, or a line broke  -> no worker is of use: all are lost to the engine
+    stages complete again               -> later epochs for all workers, a view, lines anew
+    a worker came, went, or was reset   -> a view; the engine learns of it
+
+So whatever happens in whatever order ends in the same state. Nothing here knows requests or KV
+pages.
 """
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,34 +24,42 @@ from glinthawk.core.dtype import DType
 from glinthawk.core.geometry import KVGeometry
 from glinthawk.core.step import StepPlan, StepResult
 from glinthawk.errors import GlinthawkError, PeerUnavailable
-from glinthawk.gateway.roster import Roster
+from glinthawk.gateway.busy import BusyMeter
+from glinthawk.gateway.lines import LineEvents, StageLines
+from glinthawk.gateway.resets import Resets
+from glinthawk.gateway.roster import Roster, WorkerEntry
 from glinthawk.telemetry.logging import get_logger
 from glinthawk.telemetry.metrics import ServiceMetrics
-from glinthawk.wire.composition import encode_step
-from glinthawk.wire.dial import DialOptions, dial
-from glinthawk.wire.failures import decode_failure
-from glinthawk.wire.frames import FrameError, FrameFlags, FrameHeader, FrameKind
+from glinthawk.wire.dial import DialOptions
 from glinthawk.wire.grpc_server import GrpcServer
 from glinthawk.wire.membership_server import MembershipServer
-from glinthawk.wire.messages import Accepted, Heartbeat, Refused, Registration
-from glinthawk.wire.outbox import Outbox
-from glinthawk.wire.results import decode_result
-from glinthawk.wire.transport import Connection
+from glinthawk.wire.messages import Accepted, Heartbeat, Member, Refused, Registration, View
 
 log = get_logger("gateway.cluster")
 
-OnResult = Callable[[StepResult], None]
-OnFailed = Callable[[int, int, GlinthawkError], None]
-OnLost = Callable[[GlinthawkError], None]
+CHECK_EVERY_S = 0.1
+"""How often is looked for what is due by the clock alone; news is acted on at once."""
+
+SETTLE_S = 0.2
+"""After a stage is lost: time in which news of the others comes, before any is dialled again."""
+
+RETRY_S = 1.0
 
 
 @dataclass(frozen=True)
 class ClusterEvents:
-    """Where news goes; called from threads of the cluster, must not block."""
+    """Where news goes; called from threads of the cluster, must not block.
 
-    on_result: OnResult
-    on_failed: OnFailed
-    on_lost: OnLost
+    on_result, on_failed: of a step. on_worker_joined: it is empty, and every stage is told to
+    reach it. on_worker_lost: with the reason. on_stages_lost: no step gets through; all workers
+    are reported lost too, and join again when the stages are back.
+    """
+
+    on_result: Callable[[StepResult], None]
+    on_failed: Callable[[int, int, GlinthawkError], None]
+    on_worker_joined: Callable[[WorkerEntry], None]
+    on_worker_lost: Callable[[str, str], None]
+    on_stages_lost: Callable[[str], None]
 
 
 class Cluster:
@@ -67,16 +83,23 @@ class Cluster:
     ) -> None:
         self._roster = roster
         self._next_epoch = next_epoch
-        self._dial_options = dial_options
-        self._metrics = metrics
         self._lease_s = lease_s
         self._membership = MembershipServer(self)
+        self._lines = StageLines(dial_options, metrics, oldest_epoch=next_epoch())
         self._changed = threading.Condition()
+        self._keeper = threading.Thread(target=self._keep_whole, name="cluster", daemon=True)
         self._events: ClusterEvents | None = None
-        self._outboxes: list[Outbox] = []
-        self._epoch = 0
-        self._lost: PeerUnavailable | None = None
         self._is_closing = False
+        # Under the condition's lock: why members went, what is to be reset, who needs a view.
+        self._reasons: dict[str, str] = {}
+        self._resets = Resets()
+        self._busy = BusyMeter()
+        self._is_view_due = False
+        # Of the keeper's thread: the stages that steps go through, and the workers told of.
+        self._through: tuple[Member, ...] = ()
+        self._announced: dict[str, int] = {}
+        self._retry_at = 0.0
+        self._problem: GlinthawkError | None = None
 
     def attach(self, server: GrpcServer) -> None:
         """Offer membership on the gateway's gRPC server, before that starts."""
@@ -103,36 +126,49 @@ class Cluster:
                 waited += every_s
                 check()
 
-    def connect(self, events: ClusterEvents) -> None:
-        """Tell all members of each other and open the data connections to the stages.
+    def wait_until_whole(self, timeout_s: float, check: Callable[[], None]) -> None:
+        """Return once a token can be generated; `check` may raise meanwhile.
 
         Raises:
-            PeerUnavailable: a stage does not answer.
+            PeerUnavailable: the time is over; the message says what stands in the way.
         """
-        self._events = events
+        deadline = time.monotonic() + timeout_s
         with self._changed:
-            self._epoch = self._next_epoch()
-            view = self._roster.build_view(self._epoch)
-        self._membership.broadcast(view)
-        for stage in view.stages:
-            connection = dial(stage.address, "gateway", self._epoch, self._dial_options)
-            self._outboxes.append(Outbox(connection, self._on_broken, self._metrics.bytes_sent.inc))
-            threading.Thread(
-                target=self._receive, args=(connection,), name=f"from-{stage.name}", daemon=True
-            ).start()
+            while not self.is_whole:
+                if time.monotonic() >= deadline:
+                    problem = self._problem or "no attention worker is there"
+                    raise PeerUnavailable(
+                        f"after {timeout_s:.0f} s no token can be made: {problem}"
+                    )
+                self._changed.wait(CHECK_EVERY_S)
+                check()
 
-    def send_step(self, plan: StepPlan, prefill_first: bool) -> None:
+    def connect(self, events: ClusterEvents) -> None:
+        """Begin to make the tiers whole, and to keep them so; `events` learn of it."""
+        with self._changed:
+            self._roster.settle_format()
+            self._events = events
+            self._changed.notify_all()
+        self._keeper.start()
+
+    def send_step(self, plan: StepPlan, *, epoch: int, prefill_first: bool) -> None:
         """Put a step on its way through the stages."""
-        header = FrameHeader(
-            FrameKind.STEP,
-            epoch=self._epoch,
-            lane=plan.lane,
-            step=plan.step,
-            rows=plan.num_rows,
-            flags=FrameFlags.PREFILL_FIRST if prefill_first else FrameFlags.NONE,
-        )
-        payload = encode_step(plan, include_tokens_and_registrations=True)
-        self._outboxes[0].post(header, payload)
+        self._lines.send_step(plan, epoch=epoch, prefill_first=prefill_first)
+
+    def reset_worker(self, name: str, epoch: int, error: GlinthawkError) -> None:
+        """Have what a worker holds dropped, and its connections made anew where they broke; it
+        is then reported lost and joined. Nothing happens if it has left `epoch` behind."""
+        with self._changed:
+            current = {entry.name: entry.epoch for entry in self._roster.workers()}
+            if current.get(name) == epoch:
+                self._resets.request(name, time.monotonic())
+                self._reasons[name] = f"attention worker {name!r} begins anew: {error}"
+                self._changed.notify_all()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether a token can be generated: steps get through, and there is a worker."""
+        return bool(self._through and self._announced)
 
     @property
     def geometry(self) -> KVGeometry:
@@ -144,16 +180,28 @@ class Cluster:
         """Format in which the stages compute; None before the first is there."""
         return self._roster.wire_dtype
 
-    def worker_memory(self) -> dict[str, int]:
-        """Return the KV memory of each worker, in bytes, by name."""
-        return self._roster.worker_memory()
+    def stages(self) -> tuple[Member, ...]:
+        """Return the stages that are there, in the order of their layers."""
+        with self._changed:
+            return self._roster.stages()
+
+    def busy_share(self, name: str) -> float | None:
+        """Return the share of the last seconds in which a member computed, None if unknown."""
+        with self._changed:
+            return self._busy.share(name)
+
+    def addresses(self) -> dict[str, str]:
+        """Return the address (host:port of gRPC) of each member, by name."""
+        with self._changed:
+            return self._roster.addresses()
 
     def stop(self, reason: str) -> None:
         """Ask every member to end, and close the connections."""
-        self._is_closing = True
+        with self._changed:
+            self._is_closing = True
+            self._changed.notify_all()
         self._membership.stop(reason)
-        for outbox in self._outboxes:
-            outbox.close()
+        self._lines.close()
 
     # --- MembershipHandler
 
@@ -163,48 +211,142 @@ class Cluster:
             reason = self._roster.reason_to_refuse(registration)
             if reason is not None:
                 return Refused(reason)
-            self._roster.add(registration)
             epoch = self._next_epoch()
+            self._roster.add(registration, epoch)
             self._changed.notify_all()
         return Accepted(epoch, self._lease_s)
 
     def on_joined(self, registration: Registration) -> None:
-        """A member can be reached; views go out when all are there."""
+        """A member can be reached: it needs a view."""
+        with self._changed:
+            self._is_view_due = True
+            self._changed.notify_all()
 
     def on_heartbeat(self, name: str, heartbeat: Heartbeat) -> None:
-        """Figures of a member; nothing here needs them yet."""
+        """Figures of a member: of use is how busy it was."""
+        busy_s = heartbeat.stats.get("busy_seconds")
+        if busy_s is not None:
+            with self._changed:
+                self._busy.note(name, time.monotonic(), busy_s)
 
     def on_leave(self, name: str, reason: str, lost: bool) -> None:
-        """A member is gone, and with it the run."""
+        """A member is gone."""
         with self._changed:
             role = self._roster.remove(name)
+            self._busy.forget(name)
+            text = f"{role} {name!r} {'went away' if lost else 'left'}: {reason}"
+            self._reasons[name] = text
             self._changed.notify_all()
-        self._report(f"{role} {name!r} {'went away' if lost else 'left'}: {reason}")
+        log.warning("member_gone", reason=text)
 
-    # --- data
+    # --- keeping the tiers whole
 
-    def _receive(self, connection: Connection) -> None:
-        events = self._events
-        assert events is not None
-        try:
-            while True:
-                header, payload = connection.receive()
-                self._metrics.bytes_received.inc(header.payload_bytes)
-                if header.epoch < self._epoch:
-                    self._metrics.dropped_frames.inc()
-                elif header.kind is FrameKind.RESULT:
-                    events.on_result(decode_result(payload, header))
-                elif header.kind is FrameKind.FAILED:
-                    events.on_failed(header.lane, header.step, decode_failure(payload))
-        except (PeerUnavailable, FrameError) as error:
-            self._on_broken(connection.peer, str(error))
+    def _keep_whole(self) -> None:
+        while True:
+            with self._changed:
+                if self._is_closing:
+                    return
+            try:
+                self._reconcile(time.monotonic())
+                self._problem = None
+            except GlinthawkError as error:
+                log.warning("tiers_not_whole", reason=str(error))
+                self._problem = error
+                self._retry_at = time.monotonic() + RETRY_S
+            with self._changed:
+                self._changed.notify_all()
+                if not self._is_closing and (self._problem or not self._is_news()):
+                    self._changed.wait(CHECK_EVERY_S)
 
-    def _on_broken(self, peer: str, reason: str) -> None:
-        self._report(f"the data connection to stage {peer!r} broke: {reason}")
+    def _is_news(self) -> bool:
+        """Whether something came while the last round was under way."""
+        epochs = {entry.name: entry.epoch for entry in self._roster.workers()}
+        is_away = self._through != self._roster.stages()
+        return bool(self._through) and (is_away or epochs != self._announced)
 
-    def _report(self, message: str) -> None:
-        if self._is_closing:
+    def _reconcile(self, now: float) -> None:
+        with self._changed:
+            stages = self._roster.stages()
+            is_complete = self._roster.has_all_stages
+        if self._through and (self._through != stages or self._lines.broken is not None):
+            self._lose_stages(now)
+        if now < self._retry_at:
             return
-        log.error("peer_lost", reason=message)
-        if self._events is not None:
-            self._events.on_lost(PeerUnavailable(message))
+        if not self._through and is_complete:
+            self._find_stages()
+        if self._through:
+            self._follow_workers(now)
+
+    def _lose_stages(self, now: float) -> None:
+        with self._changed:
+            names = {stage.name for stage in self._through}
+            gone = [self._reasons.pop(name) for name in names if name in self._reasons]
+        again = "a stage registered again"
+        reason = next(iter(gone), None) or self._lines.broken or again
+        log.error("stages_lost", reason=reason)
+        self._through = ()
+        self._retry_at = now + SETTLE_S
+        self._told().on_stages_lost(reason)
+        for name in list(self._announced):
+            del self._announced[name]
+            self._told().on_worker_lost(name, reason)
+
+    def _find_stages(self) -> None:
+        """Have steps pass again, with nothing left of earlier ones anywhere."""
+        with self._changed:
+            epoch = self._next_epoch()
+            for entry in self._roster.workers():
+                self._roster.raise_epoch(entry.name, epoch)
+            view = self._build_view()
+        self._membership.broadcast(view)
+        told = self._told()
+        events = LineEvents(told.on_result, told.on_failed, self._wake)
+        self._lines.connect(view.stages, view.epoch, events)
+        log.info("stages_connected", epoch=view.epoch, stages=len(view.stages))
+        self._through = view.stages
+
+    def _follow_workers(self, now: float) -> None:
+        """Tell the members and the engine of workers that came, went, or are to begin anew."""
+        with self._changed:
+            self._reset_due(now)
+            entries = {entry.name: entry for entry in self._roster.workers()}
+            epochs = {name: entry.epoch for name, entry in entries.items()}
+            lost = [name for name, epoch in self._announced.items() if epochs.get(name) != epoch]
+            joined = [e for e in entries.values() if self._announced.get(e.name) != e.epoch]
+            view = self._build_view() if lost or joined or self._is_view_due else None
+            reasons = {name: self._reasons.pop(name, "it registered again") for name in lost}
+            self._forget_old_reasons()
+        told = self._told()
+        for name in lost:
+            del self._announced[name]
+            told.on_worker_lost(name, reasons[name])
+        if view is not None:
+            self._membership.broadcast(view)
+        for entry in joined:
+            told.on_worker_joined(entry)
+        self._announced.update({entry.name: entry.epoch for entry in joined})
+
+    def _reset_due(self, now: float) -> None:
+        if self._resets.is_due(now):
+            epoch = self._next_epoch()
+            present = {entry.name for entry in self._roster.workers()}
+            for name in self._resets.take_due(now):
+                if name in present:
+                    self._roster.raise_epoch(name, epoch)
+
+    def _forget_old_reasons(self) -> None:
+        """Keep the reasons of those only whose loss is still to be told."""
+        known = {*self._announced, *(stage.name for stage in self._through)}
+        self._reasons = {name: text for name, text in self._reasons.items() if name in known}
+
+    def _build_view(self) -> View:
+        self._is_view_due = False
+        return self._roster.build_view(self._next_epoch())
+
+    def _told(self) -> ClusterEvents:
+        assert self._events is not None, "the keeper starts with them"
+        return self._events
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()

@@ -83,13 +83,15 @@ class OpenRequest:
 class OpenSequence:
     """A sequence that runs, and the choice that it becomes.
 
-    is_scored: a sequence that generates nothing has its prompt's logprobs.
+    num_failures: steps of it that failed, not counting lost machines. is_scored: a sequence
+    that generates nothing has its prompt's logprobs.
     """
 
     identity: SequenceId
     request: OpenRequest
     choice: ChoiceRequest
     num_generated: int = 0
+    num_failures: int = 0
     is_scored: bool = False
 
     @property

@@ -3,32 +3,66 @@
 One thread owns the scheduler and everything it knows of sequences; other threads post events.
 It plans before it looks at text: the next step of a lane is on its way before the tokens of the
 last one are decoded, so at most one token of a sequence is thrown away when a stop string ends
-it. It knows no sockets, no files and no HTTP: steps leave through `send_step`.
+it. It knows no sockets, no files and no HTTP: steps leave through the carrier.
 
-    submit, cancel --+                        +--> send_step(plan, prefill_first)
+    submit, cancel --+                        +--> carrier.send_step(plan)
     results --------- +--> [ commit -> plan ] -+--> on_done(completion)
-    failures --------+        then text
+    failures --------+        then text       +--> carrier.reset_worker(name)
+    workers ---------+
+
+Workers come and go under it: what a lost one held is computed again elsewhere, from prompt and
+tokens so far. Without a worker, everything waits. While a stage is away no worker is of use, so
+all of them count as lost.
 """
 
 import queue
 import time
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
-from glinthawk.core.ids import SequenceId
+from glinthawk.core.ids import LaneId, SequenceId
 from glinthawk.core.step import SampledToken, SequenceStart, StepPlan, StepResult
-from glinthawk.errors import GlinthawkError, InvariantBroken, PeerUnavailable
+from glinthawk.errors import GlinthawkError, InvariantBroken, NotFound, PeerUnavailable
 from glinthawk.gateway.conversation import Listener, OpenRequest, OpenSequence
 from glinthawk.gateway.detokenize import ChoiceResult
+from glinthawk.gateway.events import (
+    Broken,
+    Cancel,
+    Drain,
+    Event,
+    MemberEvent,
+    StepFailed,
+    Stop,
+    Submit,
+    WorkerJoined,
+    WorkerLost,
+)
 from glinthawk.gateway.requests import ParsedRequest
+from glinthawk.gateway.roster import WorkerEntry
+from glinthawk.gateway.workers import WorkerFigures, Workforce
 from glinthawk.models.tokenizer import Tokenizer
-from glinthawk.scheduler import FinishReason, Scheduler, SchedulerStats, SequenceGroup
+from glinthawk.scheduler import FinishReason, Flow, Scheduler, SchedulerStats, SequenceGroup
 from glinthawk.telemetry.logging import get_logger
 from glinthawk.telemetry.metrics import ServiceMetrics
 
 log = get_logger("gateway.engine")
 
 STATS_INTERVAL_S = 0.5
+
+MOST_FAILURES = 3
+"""Failed steps, not counting lost machines, after which a sequence is given up."""
+
+
+class Carrier(Protocol):
+    """What takes steps to the tiers; its methods must not block."""
+
+    def send_step(self, plan: StepPlan, *, epoch: int, prefill_first: bool) -> None:
+        """Put a step on its way; `epoch` is that under which its worker joined."""
+
+    def reset_worker(self, name: str, epoch: int, error: GlinthawkError) -> None:
+        """Have what a worker holds dropped, after `error`; it joins again under a later epoch.
+        Nothing happens if it has another epoch than this already."""
 
 
 @dataclass(frozen=True)
@@ -49,37 +83,7 @@ class EngineStats:
     tokens_out: int
     steps: int
     scheduler: SchedulerStats
-
-
-@dataclass(frozen=True)
-class _Submit:
-    key: Hashable
-    request: ParsedRequest
-    listener: Listener | None
-
-
-@dataclass(frozen=True)
-class _Cancel:
-    key: Hashable
-
-
-@dataclass(frozen=True)
-class _Failed:
-    lane: int
-    step: int
-    error: GlinthawkError
-
-
-@dataclass(frozen=True)
-class _Broken:
-    error: GlinthawkError
-
-
-class _Stop:
-    pass
-
-
-_Event = _Submit | _Cancel | StepResult | _Failed | _Broken | _Stop
+    workers: tuple[WorkerFigures, ...] = ()
 
 
 @dataclass
@@ -92,7 +96,8 @@ class _Totals:
 class Engine:
     """Drives one scheduler. `run` is the body of its thread.
 
-    send_step: must not block. on_done: called in the engine's thread, must not block.
+    carrier: takes steps away. on_done: called in the engine's thread, must not block. Workers
+    come by `worker_joined`; the scheduler that is given has none.
     """
 
     def __init__(
@@ -100,18 +105,19 @@ class Engine:
         scheduler: Scheduler,
         tokenizer: Tokenizer,
         *,
-        send_step: Callable[[StepPlan, bool], None],
+        carrier: Carrier,
         on_done: Callable[[Completion], None],
         metrics: ServiceMetrics,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._scheduler = scheduler
         self._tokenizer = tokenizer
-        self._send_step = send_step
+        self._workers = Workforce(scheduler)
+        self._carrier = carrier
         self._on_done = on_done
         self._metrics = metrics
         self._clock = clock
-        self._events: queue.SimpleQueue[_Event] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._requests: dict[Hashable, OpenRequest] = {}
         self._sequences: dict[SequenceId, OpenSequence] = {}
         self._next_sequence = 1
@@ -123,15 +129,19 @@ class Engine:
     # --- from any thread
 
     def submit(
-        self, key: Hashable, request: ParsedRequest, listener: Listener | None = None
+        self,
+        key: Hashable,
+        request: ParsedRequest,
+        listener: Listener | None = None,
+        flow: Flow = Flow(),  # noqa: B008 - it is frozen
     ) -> None:
         """Queue a request; `on_done` is called once with its key, after all that `listener`
         hears of."""
-        self._events.put(_Submit(key, request, listener))
+        self._events.put(Submit(key, request, listener, flow))
 
     def cancel(self, key: Hashable) -> None:
         """Give a request up: its KV is freed and `on_done` is not called."""
-        self._events.put(_Cancel(key))
+        self._events.put(Cancel(key))
 
     def take_result(self, result: StepResult) -> None:
         """Hand over what the last stage sent."""
@@ -139,15 +149,42 @@ class Engine:
 
     def step_failed(self, lane: int, step: int, error: GlinthawkError) -> None:
         """Hand over that a step did not get through."""
-        self._events.put(_Failed(lane, step, error))
+        self._events.put(StepFailed(lane, step, error))
+
+    def worker_joined(self, entry: WorkerEntry) -> None:
+        """A worker can be used from now on, with an empty cache; its former self is void."""
+        self._events.put(WorkerJoined(entry))
+
+    def worker_lost(self, name: str) -> None:
+        """A worker is gone, with what it held."""
+        self._events.put(WorkerLost(name))
+
+    def drain(self, name: str, deadline_s: float) -> None:
+        """Place nothing more on a worker; what still runs there after `deadline_s` seconds is
+        computed again elsewhere. `stats` says when it is drained.
+
+        Raises:
+            NotFound: there is no such worker.
+        """
+        self._check_worker(name)
+        self._events.put(Drain(name, self._clock() + deadline_s))
+
+    def cancel_drain(self, name: str) -> None:
+        """Place sequences on a worker again.
+
+        Raises:
+            NotFound: there is no such worker.
+        """
+        self._check_worker(name)
+        self._events.put(Drain(name, None))
 
     def break_down(self, error: GlinthawkError) -> None:
         """End the engine because something it cannot do without is gone."""
-        self._events.put(_Broken(error))
+        self._events.put(Broken(error))
 
     def stop(self) -> None:
         """End the engine; what is open stays unfinished."""
-        self._events.put(_Stop())
+        self._events.put(Stop())
 
     # --- the loop
 
@@ -162,11 +199,11 @@ class Engine:
     def _turn(self) -> bool:
         """Take all events that are there, plan, then look at text. False: the end."""
         sampled: list[SampledToken] = []
-        event: _Event | None = self._wait()
+        event: Event | None = self._wait()
         while event is not None:
-            if isinstance(event, _Stop):
+            if isinstance(event, Stop):
                 return False
-            if isinstance(event, _Broken):
+            if isinstance(event, Broken):
                 self._fail(event.error)
                 return False
             self._handle(event, sampled)
@@ -176,13 +213,13 @@ class Engine:
         self._refresh_stats()
         return True
 
-    def _wait(self) -> _Event | None:
+    def _wait(self) -> Event | None:
         try:
             return self._events.get(timeout=STATS_INTERVAL_S)
         except queue.Empty:
             return None
 
-    def _poll(self) -> _Event | None:
+    def _poll(self) -> Event | None:
         try:
             return self._events.get_nowait()
         except queue.Empty:
@@ -192,31 +229,33 @@ class Engine:
         self.failure = error
         log.error("engine_failed", error=str(error))
 
-    def _handle(self, event: _Event, sampled: list[SampledToken]) -> None:
-        if isinstance(event, _Submit):
+    def _handle(self, event: Event, sampled: list[SampledToken]) -> None:
+        if isinstance(event, Submit):
             self._open(event)
-        elif isinstance(event, _Cancel):
+        elif isinstance(event, Cancel):
             self._close(event.key)
         elif isinstance(event, StepResult):
             sampled += self._commit(event)
-        elif isinstance(event, _Failed):
-            self._revert(event)
+        elif isinstance(event, StepFailed):
+            self._recover(event)
+        elif isinstance(event, MemberEvent):
+            self._change_workers(event)
 
-    def _open(self, event: _Submit) -> None:
+    def _open(self, event: Submit) -> None:
         key, parsed = event.key, event.request
         request = OpenRequest(key, parsed, self._tokenizer, event.listener)
         self._requests[key] = request
         self._metrics.requests.inc()
         try:
             for prompt_index in range(len(parsed.prompts)):
-                self._add_group(request, prompt_index)
+                self._add_group(request, prompt_index, event.flow)
         except GlinthawkError as error:
             self._finish(request, error)
             return
         if request.is_finished:
             self._finish(request)
 
-    def _add_group(self, request: OpenRequest, prompt_index: int) -> None:
+    def _add_group(self, request: OpenRequest, prompt_index: int, flow: Flow) -> None:
         """Queue the choices of one prompt that must run through the model."""
         parsed = request.parsed
         prompt = parsed.prompts[prompt_index]
@@ -238,7 +277,7 @@ class Engine:
             sampling, limit = choices[0].sampling, choices[0].max_new_tokens
             runs_to_limit = not parsed.stop and not sampling.stop_token_ids
             self._scheduler.add(
-                SequenceGroup(tuple(starts), limit, limit if runs_to_limit else None)
+                SequenceGroup(tuple(starts), limit, limit if runs_to_limit else None, flow)
             )
 
     def _commit(self, result: StepResult) -> list[SampledToken]:
@@ -273,14 +312,63 @@ class Engine:
             self._sequences[sample.sequence].num_generated += 1
         return accepted
 
-    def _revert(self, event: _Failed) -> None:
-        """A step failed: for now nothing is tried again, and the run ends with the reason."""
-        self._fail(event.error)
-        raise event.error
+    def _change_workers(self, event: MemberEvent) -> None:
+        self._stats_due = 0.0
+        if isinstance(event, WorkerJoined):
+            log.info("worker_joined", worker=event.entry.name, epoch=event.entry.epoch)
+            self._workers.join(event.entry)
+        elif isinstance(event, WorkerLost):
+            log.info("worker_lost", worker=event.name)
+            self._workers.lose(event.name)
+        elif event.deadline is not None:
+            log.info("worker_drains", worker=event.name)
+            self._workers.drain(event.name, event.deadline)
+        else:
+            log.info("drain_cancelled", worker=event.name)
+            entry = self._workers.cancel_drain(event.name)
+            if entry is not None:
+                error = PeerUnavailable("it was drained, and comes back empty")
+                self._carrier.reset_worker(entry.name, entry.epoch, error)
+
+    def _recover(self, event: StepFailed) -> None:
+        """A step failed, and what its worker holds is not certain any more: the worker begins
+        anew, and its sequences are computed again. Those that fail again and again end."""
+        plan = self._scheduler.find_step(LaneId(event.lane), event.step)
+        if plan is None:
+            return
+        self._stats_due = 0.0
+        log.warning("step_failed", worker=plan.worker, step=plan.step, error=str(event.error))
+        epoch = self._workers.epoch_of(plan.worker)
+        self._workers.lose(plan.worker)
+        if not isinstance(event.error, PeerUnavailable):
+            self._blame(plan, event.error)
+        self._carrier.reset_worker(plan.worker, epoch, event.error)
+
+    def _blame(self, plan: StepPlan, error: GlinthawkError) -> None:
+        for identity in plan.sequences.tolist():
+            sequence = self._sequences.get(SequenceId(identity))
+            if sequence is None:
+                continue
+            sequence.num_failures += 1
+            if sequence.num_failures >= MOST_FAILURES:
+                reason = f"given up after {sequence.num_failures} failed steps, the last: {error}"
+                self._finish(sequence.request, InvariantBroken(reason))
+
+    def _check_worker(self, name: str) -> None:
+        known = [worker.name for worker in self.stats.workers]
+        if name not in known:
+            raise NotFound(
+                f"there is no attention worker {name!r}; known are {', '.join(known) or 'none'}"
+            )
 
     def _plan(self) -> None:
+        self._workers.settle(self._clock())
         for plan in self._scheduler.plan():
-            self._send_step(plan, self._scheduler.prefill_first)
+            self._carrier.send_step(
+                plan,
+                epoch=self._workers.epoch_of(plan.worker),
+                prefill_first=self._scheduler.prefill_first,
+            )
 
     def _read_text(self, sampled: Iterable[SampledToken]) -> None:
         aborted: list[SequenceId] = []
@@ -332,11 +420,6 @@ class Engine:
             return
         self._stats_due = now + STATS_INTERVAL_S
         stats = self._scheduler.stats()
-        stranded = self._scheduler.stranded()
-        if stranded:
-            raise PeerUnavailable(
-                f"{len(stranded)} sequences fit on no attention worker that is left"
-            )
         self._metrics.kv_used_bytes.set(stats.kv_used_bytes)
         self._metrics.kv_demanded_bytes.set(stats.kv_demanded_bytes)
         self._metrics.kv_capacity_bytes.set(stats.kv_capacity_bytes)
@@ -346,4 +429,5 @@ class Engine:
             tokens_out=self._totals.tokens_out,
             steps=self._totals.steps,
             scheduler=stats,
+            workers=tuple(self._workers.figures()),
         )

@@ -1,4 +1,10 @@
-"""Which processes make up the tiers of one model: who fits, who is there, who is missing. Pure."""
+"""Which processes make up the tiers of one model: who fits, who is there, who is missing. Pure.
+
+Each member has an epoch: that of its registration, or a later one, given when what it holds is to
+be dropped.
+"""
+
+from dataclasses import dataclass
 
 from glinthawk.core.dtype import DType
 from glinthawk.core.geometry import KVGeometry
@@ -10,6 +16,20 @@ from glinthawk.wire.messages import AttentionOffer, Member, Registration, Role, 
 def smallest_page_bytes(config: ModelConfig, kv_dtype: DType | None) -> int:
     """Return the bytes of a KV page; of the narrowest format while it is not known."""
     return config.kv_geometry(kv_dtype or DType.FLOAT16).page_bytes
+
+
+@dataclass(frozen=True)
+class WorkerEntry:
+    """An attention worker that is there.
+
+    epoch: of its frames now. incarnation: the epoch of its registration, which tells a process
+    from another one of the same name.
+    """
+
+    name: str
+    kv_bytes: int
+    epoch: int
+    incarnation: int
 
 
 class Roster:
@@ -37,19 +57,29 @@ class Roster:
         self._num_workers = num_workers
         self._kv_dtype = kv_dtype
         self._members: dict[str, Registration] = {}
+        self._epochs: dict[str, int] = {}
+        self._incarnations: dict[str, int] = {}
+        self._settled: DType | None = None
 
     @property
     def wire_dtype(self) -> DType | None:
         """Format in which the stages compute; None before the first is there."""
-        return next((offer.dtype for offer in self._stages().values()), None)
+        present = next((offer.dtype for offer in self._stages().values()), None)
+        return self._settled or present
+
+    @property
+    def has_all_stages(self) -> bool:
+        """Whether every layer has its stage."""
+        return len(self._stages()) == len(self._layers)
 
     @property
     def is_complete(self) -> bool:
         """Whether all stages and enough workers are there."""
-        return (
-            len(self._stages()) == len(self._layers)
-            and len(self.worker_memory()) >= self._num_workers
-        )
+        return self.has_all_stages and len(self.worker_memory()) >= self._num_workers
+
+    def settle_format(self) -> None:
+        """Keep to the format of the stages that are there: the KV cache has its shape."""
+        self._settled = self.wire_dtype
 
     def geometry(self) -> KVGeometry:
         """Return the shape of the KV pages.
@@ -82,13 +112,46 @@ class Roster:
             return self._reason_against_stage(registration.name, registration.offer)
         return self._reason_against_worker(registration.offer)
 
-    def add(self, registration: Registration) -> None:
+    def workers(self) -> tuple[WorkerEntry, ...]:
+        """Return the attention workers that are there."""
+        return tuple(
+            WorkerEntry(name, kv_bytes, self._epochs[name], self._incarnations[name])
+            for name, kv_bytes in self.worker_memory().items()
+        )
+
+    def addresses(self) -> dict[str, str]:
+        """Return host:port of the gRPC server of each member, by name."""
+        return {name: member.address for name, member in self._members.items()}
+
+    def stages(self) -> tuple[Member, ...]:
+        """Return the stages that are there, in the order of their layers."""
+        ordered = sorted(self._stages().items(), key=lambda item: item[1].first_layer)
+        return tuple(
+            Member(
+                Role.STAGE,
+                name,
+                self._members[name].address,
+                offer.first_layer,
+                offer.last_layer,
+                epoch=self._epochs[name],
+            )
+            for name, offer in ordered
+        )
+
+    def add(self, registration: Registration, epoch: int) -> None:
         """Take a process in; one of the same name is replaced."""
         self._members[registration.name] = registration
+        self._epochs[registration.name] = self._incarnations[registration.name] = epoch
+
+    def raise_epoch(self, name: str, epoch: int) -> None:
+        """Give a member a later epoch: what it holds is void."""
+        self._epochs[name] = epoch
 
     def remove(self, name: str) -> str:
         """Forget a process and return what it was."""
         member = self._members.pop(name, None)
+        self._epochs.pop(name, None)
+        self._incarnations.pop(name, None)
         if member is None:
             return "process"
         return "stage" if member.role is Role.STAGE else "attention worker"
@@ -108,21 +171,11 @@ class Roster:
 
     def build_view(self, epoch: int) -> View:
         """Return who is there, for the members themselves."""
-        stages = sorted(self._stages().items(), key=lambda item: item[1].first_layer)
         return View(
             epoch=epoch,
-            stages=tuple(
-                Member(
-                    Role.STAGE,
-                    name,
-                    self._members[name].address,
-                    offer.first_layer,
-                    offer.last_layer,
-                )
-                for name, offer in stages
-            ),
+            stages=self.stages(),
             workers=tuple(
-                Member(Role.ATTENTION, name, self._members[name].address)
+                Member(Role.ATTENTION, name, self._members[name].address, epoch=self._epochs[name])
                 for name in self.worker_memory()
             ),
             geometry=self.geometry(),
@@ -158,6 +211,11 @@ class Roster:
                     f"stage {name!r} computes in {offer.dtype.label}, stage {other!r} in "
                     f"{its_offer.dtype.label}: give all stages the same --dtype"
                 )
+        if self._settled is not None and offer.dtype is not self._settled:
+            return (
+                f"stage {name!r} computes in {offer.dtype.label}, the stages of this gateway began "
+                f"in {self._settled.label}: give it the same --dtype"
+            )
         return None
 
     def _reason_against_worker(self, offer: AttentionOffer) -> str | None:

@@ -3,10 +3,11 @@
 Knows no clock, network, torch or text. The engine drives one `Scheduler`:
 
     add_worker / remove_worker / set_accepting      membership
-    add(group), abort(ids), finish(id)              requests
+    add(group), abort(ids)                          requests
     plan() -> steps to send now, in this order      (sent steps are in flight)
     commit(result, finished) -> Committed           a step came back
     revert(lane, step)                              a worker refused a step: nothing changed
+    find_step(lane, step), worker_load(name)
     prefill_first, stats(), check_integrity()
 
 Promises of the engine: the steps of one worker are sent, and composed by the worker, in the
@@ -29,8 +30,10 @@ from glinthawk.scheduler.data import (
     Committed,
     Finished,
     FinishReason,
+    Flow,
     SchedulerStats,
     SequenceGroup,
+    WorkerLoad,
 )
 from glinthawk.scheduler.node import ReadyItem, choose_segment
 from glinthawk.scheduler.scheduler import Scheduler
@@ -39,12 +42,14 @@ __all__ = [
     "Committed",
     "FinishReason",
     "Finished",
+    "Flow",
     "LaneTimings",
     "ReadyItem",
     "Scheduler",
     "SchedulerConfig",
     "SchedulerStats",
     "SequenceGroup",
+    "WorkerLoad",
     "choose_segment",
     "required_lanes",
 ]

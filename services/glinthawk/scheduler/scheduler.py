@@ -12,7 +12,13 @@ from glinthawk.scheduler.books import Books
 from glinthawk.scheduler.commit import commit_step, revert_step
 from glinthawk.scheduler.compose import compose_decode, compose_prefill, compose_release
 from glinthawk.scheduler.config import SchedulerConfig
-from glinthawk.scheduler.data import Committed, FinishReason, SchedulerStats, SequenceGroup
+from glinthawk.scheduler.data import (
+    Committed,
+    FinishReason,
+    SchedulerStats,
+    SequenceGroup,
+    WorkerLoad,
+)
 from glinthawk.scheduler.decode import plan_decode
 from glinthawk.scheduler.prefill import can_admit, could_hold, plan_prefill
 from glinthawk.scheduler.sequence import Group, Phase, Sequence
@@ -28,6 +34,7 @@ class Scheduler:
     def __init__(self, config: SchedulerConfig) -> None:
         self.config = config
         self._books = Books(config)
+        self._largest_capacity: int | None = None
 
     def add_worker(self, name: str, kv_bytes: int) -> None:
         """Take a worker with `kv_bytes` of KV memory into use."""
@@ -40,6 +47,7 @@ class Scheduler:
                 f"page of {self.config.geometry.page_bytes} bytes; give it more"
             )
         self._books.workers[name] = worker
+        self._largest_capacity = max(worker.capacity, self._largest_capacity or 0)
 
     def remove_worker(self, name: str) -> tuple[SequenceId, ...]:
         """Forget a worker; its sequences wait again, its steps in flight are void.
@@ -56,12 +64,12 @@ class Scheduler:
         self._books.num_lanes = max(2, num_lanes)
 
     def largest_possible(self) -> int | None:
-        """Return the tokens of the longest sequence that could ever be held; None while there
-        is no worker to say so."""
-        if not self._books.workers:
+        """Return the tokens of the longest sequence that a worker could hold, of those that are
+        or were there (one that went away may come back); None before the first."""
+        if self._largest_capacity is None:
             return None
-        pages = max(worker.capacity for worker in self._books.workers.values())
-        return min(self.config.max_sequence_length, pages * self.config.geometry.page_tokens)
+        tokens = self._largest_capacity * self.config.geometry.page_tokens
+        return min(self.config.max_sequence_length, tokens)
 
     def fits_ever(self, num_tokens: int) -> bool:
         """Tell whether a sequence of `num_tokens` (prompt and output) could ever be held."""
@@ -69,7 +77,8 @@ class Scheduler:
         return num_tokens <= (self.config.max_sequence_length if largest is None else largest)
 
     def stranded(self) -> tuple[SequenceId, ...]:
-        """Return unfinished sequences that no present worker could hold (after a worker left)."""
+        """Return unfinished sequences that no present worker could hold (after a worker left);
+        they wait until one comes that can."""
         workers = self._books.workers.values()
         return tuple(
             sequence.id
@@ -90,7 +99,10 @@ class Scheduler:
             )
         self._check_starts(group)
         record = Group(
-            group.starts[0].prompt_tokens, group.max_new_tokens, group.expected_new_tokens
+            group.starts[0].prompt_tokens,
+            group.max_new_tokens,
+            group.expected_new_tokens,
+            group.flow,
         )
         for number, start in enumerate(group.starts):
             self._add_choice(record, start, is_lead=number == 0)
@@ -135,6 +147,22 @@ class Scheduler:
 
         With `recompute` its sequences are prefilled again (the worker lost their state)."""
         revert_step(self._books, lane, step, recompute=recompute)
+
+    def find_step(self, lane: LaneId, step: int) -> StepPlan | None:
+        """Return a step in flight; None for one that came back, or whose worker was removed."""
+        flight = self._books.flights.get((lane, step))
+        return None if flight is None else flight.plan
+
+    def worker_load(self, name: str) -> WorkerLoad:
+        """Return what a worker holds."""
+        worker = self._worker(name)
+        page_bytes = self.config.geometry.page_bytes
+        return WorkerLoad(
+            kv_used_bytes=worker.used * page_bytes,
+            kv_capacity_bytes=worker.capacity * page_bytes,
+            num_sequences=len(worker.sequences),
+            is_idle=not (worker.sequences or worker.steps_flying or worker.releases),
+        )
 
     @property
     def prefill_first(self) -> bool:

@@ -28,6 +28,17 @@ class Exits:
         self.next_stage: Outbox | None = None
         self.gateway: Outbox | None = None
 
+    def forget_worker(self, worker: str) -> None:
+        """Drop what is known of the sequences of a worker whose cache is void."""
+        if self._tail is not None:
+            self._tail.forget_worker(worker)
+
+    def end_run(self) -> None:
+        """Drop all that belongs to the gateway's run."""
+        self.next_stage = self.gateway = None
+        if self._tail is not None:
+            self._tail.forget_all()
+
     def leave(self, passages: Sequence[Passage], *, prefill_first: bool) -> None:
         """Pass steps on that are through this stage's layers; all are of one kind.
 

@@ -19,22 +19,25 @@ from collections.abc import Callable, Sequence
 import torch
 
 from glinthawk.core.step import StepKind
-from glinthawk.errors import GlinthawkError, InvariantBroken, PeerUnavailable
+from glinthawk.errors import GlinthawkError, InvariantBroken
 from glinthawk.scheduler import choose_segment
 from glinthawk.stage.exits import Exits
 from glinthawk.stage.prefill import PrefillAttention
+from glinthawk.stage.routes import Fate, Routes
 from glinthawk.stage.runner import SegmentRunner
 from glinthawk.stage.segments import FETCH_AHEAD, Segments
 from glinthawk.stage.tail import Tail
 from glinthawk.stage.work import (
     Event,
     GatewayConnected,
-    LinksChanged,
-    LinksFailed,
+    GatewayLost,
+    LinkLost,
+    LinkUp,
     Passage,
-    PeerLost,
+    RunEnded,
     StepArrived,
     Stop,
+    ViewChanged,
     WorkerAnswered,
     row_positions,
 )
@@ -42,7 +45,6 @@ from glinthawk.telemetry.logging import get_logger
 from glinthawk.telemetry.metrics import ServiceMetrics
 from glinthawk.wire.composition import encode_step
 from glinthawk.wire.frames import FrameFlags, FrameHeader, FrameKind
-from glinthawk.wire.outbox import Outbox
 
 log = get_logger("stage.loop")
 
@@ -69,11 +71,11 @@ class StageLoop:
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._passages: dict[int, Passage] = {}
         self._ready: dict[int, Passage] = {}
-        self._workers: dict[str, Outbox] = {}
+        self._routes = Routes()
         self._early: list[StepArrived] = []
         self._order = 0
-        self._epoch = 0
         self._prefill_first = False
+        self.busy_s = 0.0
 
     # --- called from other threads
 
@@ -116,46 +118,80 @@ class StageLoop:
             self._begin(event)
         elif isinstance(event, WorkerAnswered):
             self._take_answer(event)
-        elif isinstance(event, PeerLost):
-            self._lose(event)
-        elif isinstance(event, LinksChanged):
-            self._change_links(event)
-        elif isinstance(event, LinksFailed):
-            for early in self._take_early(event.epoch):
-                self._exits.fail(early.header, event.error)
         elif isinstance(event, GatewayConnected):
             self._exits.gateway = event.outbox
+            self._close_if_cut_off()
+        elif isinstance(event, GatewayLost):
+            self._lose_gateway(event)
+        elif isinstance(event, RunEnded):
+            self._end_run()
+        elif isinstance(event, ViewChanged | LinkUp | LinkLost):
+            self._change_routes(event)
 
     # --- events
 
-    def _change_links(self, event: LinksChanged) -> None:
-        self._epoch = event.epoch
-        self._workers = event.workers
-        self._exits.next_stage = event.next_stage
-        for early in self._take_early(event.epoch):
-            self._begin(early)
+    def _change_routes(self, event: ViewChanged | LinkUp | LinkLost) -> None:
+        """Follow the view and its connections, then look again at the steps that waited."""
+        if isinstance(event, ViewChanged):
+            for worker in self._routes.change(event):
+                self._forget_worker(worker)
+        elif isinstance(event, LinkUp):
+            self._routes.link_up(event)
+        else:
+            self._lose_link(event)
+        self._exits.next_stage = self._routes.next_stage
+        early, self._early = self._early, []
+        for step in early:
+            self._begin(step)
 
-    def _take_early(self, epoch: int) -> list[StepArrived]:
-        """Return and forget the steps up to `epoch` that came before the links for them."""
-        taken = [event for event in self._early if event.header.epoch <= epoch]
-        self._early = [event for event in self._early if event.header.epoch > epoch]
-        return taken
+    def _forget_worker(self, worker: str) -> None:
+        """Drop what belongs to a worker's past epoch; the gateway has counted it as lost."""
+        for passage in [p for p in self._passages.values() if p.plan.worker == worker]:
+            self._drop(passage)
+        self._exits.forget_worker(worker)
+
+    def _lose_link(self, event: LinkLost) -> None:
+        self._routes.link_lost(event)
+        log.warning("link_lost", peer=event.member.name, reason=str(event.error))
+        self._close_if_cut_off()
+        for passage in [p for p in self._passages.values() if p.plan.worker == event.member.name]:
+            self._drop(passage)
+            self._exits.fail(self._segments.header(passage, FrameKind.FAILED), event.error)
+
+    def _close_if_cut_off(self) -> None:
+        """Without the next stage, steps that left here may be lost: the gateway must know, and
+        begins anew when it finds its connection closed."""
+        if self._routes.is_cut_off and self._exits.gateway is not None:
+            self._exits.gateway.close()
+
+    def _lose_gateway(self, event: GatewayLost) -> None:
+        if self._exits.gateway is not event.outbox:
+            return
+        log.warning("gateway_connection_lost", reason=event.reason)
+        self._exits.gateway = None
+        self._passages.clear()
+        self._ready.clear()
+
+    def _end_run(self) -> None:
+        self._routes = Routes()
+        self._early.clear()
+        self._passages.clear()
+        self._ready.clear()
+        self._exits.end_run()
 
     def _begin(self, event: StepArrived) -> None:
         plan, header = event.plan, event.header
-        if header.epoch < self._epoch:
+        fate = self._routes.judge(plan.worker, header.epoch)
+        if fate is Fate.DROP:
             self._metrics.dropped_frames.inc()
             return
-        if header.epoch > self._epoch:
+        if fate is Fate.HOLD:
             self._early.append(event)
             return
-        worker = self._workers.get(plan.worker)
-        if worker is None:
-            error = PeerUnavailable(
-                f"attention worker {plan.worker!r} of lane {plan.lane} is not connected here"
-            )
-            self._exits.fail(header, error)
+        if fate is Fate.FAIL:
+            self._exits.fail(header, self._routes.failure(plan.worker))
             return
+        worker = self._routes.outbox(plan.worker)
         self._prefill_first = bool(header.flags & FrameFlags.PREFILL_FIRST)
         positions = torch.from_numpy(row_positions(plan)).to(self._runner.device)
         passage = Passage(
@@ -218,24 +254,6 @@ class StageLoop:
             self._metrics.transfer_seconds.observe(self._clock() - passage.sent_at)
             self._mark_ready(passage)
 
-    def _lose(self, event: PeerLost) -> None:
-        if event.epoch < self._epoch:
-            return
-        log.warning("peer_lost", peer=event.peer, reason=event.reason)
-        gateway = self._exits.gateway
-        if gateway is not None and gateway.peer == event.peer:
-            self._exits.gateway = None
-            self._passages.clear()
-            self._ready.clear()
-            return
-        self._workers.pop(event.peer, None)
-        for passage in [p for p in self._passages.values() if p.worker.peer == event.peer]:
-            self._drop(passage)
-            self._exits.fail(
-                self._segments.header(passage, FrameKind.FAILED),
-                PeerUnavailable(f"attention worker {event.peer!r} went away: {event.reason}"),
-            )
-
     # --- segments
 
     def _mark_ready(self, passage: Passage) -> None:
@@ -269,6 +287,7 @@ class StageLoop:
         elapsed = self._clock() - started
         self._metrics.segment_seconds.observe(elapsed)
         self._metrics.stage_busy_seconds.inc(elapsed)
+        self.busy_s += elapsed
         if chosen[0].plan.kind is StepKind.DECODE:
             self._metrics.batch_rows.observe(sum(item.rows for item in items))
 

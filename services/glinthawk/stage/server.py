@@ -6,7 +6,6 @@
 What it shares with an attention worker (listening, signals, membership) is `wire.member`.
 """
 
-import threading
 import time
 from collections.abc import Mapping
 
@@ -132,8 +131,8 @@ class _StageRole(Role):
         self._links.accept(connection, hello)
 
     def follow(self, view: View) -> None:
-        """Dial those whom this stage sends to, beside the membership's own thread."""
-        threading.Thread(target=self._links.follow, args=(view,), name="dial", daemon=True).start()
+        """Dial those whom this stage sends to."""
+        self._links.follow(view)
 
     def forget(self) -> None:
         """Close the connections of the run."""
@@ -141,4 +140,8 @@ class _StageRole(Role):
 
     def stats(self) -> Mapping[str, float]:
         """Return what heartbeats carry."""
-        return {"first_layer": self._offer.first_layer, "last_layer": self._offer.last_layer}
+        return {
+            "first_layer": self._offer.first_layer,
+            "last_layer": self._offer.last_layer,
+            "busy_seconds": self._loop.busy_s,
+        }

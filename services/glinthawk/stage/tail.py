@@ -1,7 +1,7 @@
 """What only the last stage does: logits, sampling, logprobs of prompts."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -28,14 +28,18 @@ class Tail:
         self._sampler = sampler
         # Sequences of whose prompt a logit was not finite; they end when they are sampled.
         self._spoiled: set[SequenceId] = set()
+        # Whose steps registered a sequence: one that was set back may run elsewhere by the time
+        # its former worker is told to release it.
+        self._owners: dict[SequenceId, str] = {}
 
     def finish(self, passages: Sequence[Passage]) -> list[StepResult]:
         """Return the result of each step. All are of one kind; decode steps sample together."""
         for passage in passages:
-            self._sampler.forget(passage.plan.releases)
-            self._spoiled.difference_update(passage.plan.releases)
-            for start in passage.plan.registrations:
+            plan = passage.plan
+            self._forget(item for item in plan.releases if self._owners.get(item) == plan.worker)
+            for start in plan.registrations:
                 self._sampler.register(start)
+                self._owners[start.sequence] = plan.worker
         scored = [tuple(self._score_prompts(passage)) for passage in passages]
         rows = [np.flatnonzero(passage.plan.samples) for passage in passages]
         sampled = iter(self._sample(passages, rows))
@@ -48,6 +52,20 @@ class Tail:
             )
             for passage, chosen, prompt_logprobs in zip(passages, rows, scored, strict=True)
         ]
+
+    def forget_worker(self, worker: str) -> None:
+        """Drop the sequences that `worker` held; those that run elsewhere by now stay."""
+        self._forget([item for item, owner in self._owners.items() if owner == worker])
+
+    def forget_all(self) -> None:
+        """Drop all sequences."""
+        self._forget(list(self._owners))
+
+    def _forget(self, sequences: Iterable[SequenceId]) -> None:
+        for sequence in sequences:
+            self._sampler.forget((sequence,))
+            self._spoiled.discard(sequence)
+            self._owners.pop(sequence, None)
 
     def _check(self, sample: SampledToken) -> SampledToken:
         if sample.error is None and sample.sequence in self._spoiled:

@@ -9,6 +9,7 @@ from glinthawk.core.step import StepKind, StepPlan
 from glinthawk.errors import GlinthawkError
 from glinthawk.scheduler import ReadyItem
 from glinthawk.wire.frames import FrameHeader
+from glinthawk.wire.messages import Member
 from glinthawk.wire.outbox import Outbox
 
 
@@ -101,31 +102,27 @@ class WorkerAnswered:
 
 
 @dataclass(frozen=True)
-class PeerLost:
-    """A data connection of `epoch` broke."""
+class ViewChanged:
+    """The gateway's view, as far as this stage sends to somebody; next_stage None on the last."""
 
     epoch: int
-    peer: str
-    reason: str
+    workers: tuple[Member, ...]
+    next_stage: Member | None
 
 
 @dataclass(frozen=True)
-class LinksChanged:
-    """New connections, dialled after the gateway's view.
+class LinkUp:
+    """A member of the view can be reached."""
 
-    workers by name; next_stage None on the last stage.
-    """
-
-    epoch: int
-    workers: dict[str, Outbox]
-    next_stage: Outbox | None
+    member: Member
+    outbox: Outbox
 
 
 @dataclass(frozen=True)
-class LinksFailed:
-    """Somebody in the gateway's view could not be reached."""
+class LinkLost:
+    """A member of the view could not be reached, or the connection to it broke."""
 
-    epoch: int
+    member: Member
     error: GlinthawkError
 
 
@@ -137,10 +134,31 @@ class GatewayConnected:
 
 
 @dataclass(frozen=True)
+class GatewayLost:
+    """The gateway's data connection broke."""
+
+    outbox: Outbox
+    reason: str
+
+
+@dataclass(frozen=True)
+class RunEnded:
+    """The gateway's run is over: its connections are closed, nothing of it is needed again."""
+
+
+@dataclass(frozen=True)
 class Stop:
     """The loop ends."""
 
 
 Event = (
-    StepArrived | WorkerAnswered | PeerLost | LinksChanged | LinksFailed | GatewayConnected | Stop
+    StepArrived
+    | WorkerAnswered
+    | ViewChanged
+    | LinkUp
+    | LinkLost
+    | GatewayConnected
+    | GatewayLost
+    | RunEnded
+    | Stop
 )

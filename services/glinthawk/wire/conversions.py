@@ -168,12 +168,15 @@ def _member_to_proto(member: Member) -> pb.Member:
         address=member.address,
         first_layer=member.first_layer,
         last_layer=member.last_layer,
+        epoch=member.epoch,
     )
 
 
 def _member_from_proto(member: pb.Member) -> Member:
     role = _role_from_proto(member.role)
-    return Member(role, member.name, member.address, member.first_layer, member.last_layer)
+    return Member(
+        role, member.name, member.address, member.first_layer, member.last_layer, member.epoch
+    )
 
 
 def _geometry_to_proto(geometry: KVGeometry) -> pb.Geometry:

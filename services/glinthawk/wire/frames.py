@@ -20,7 +20,7 @@ from glinthawk.errors import InvalidRequest
 MAGIC = 0x4B484C47
 """The bytes ``GLHK``."""
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 """Version of the frames and of the control messages; peers must have the same."""
 
 HEADER_BYTES = 48

@@ -97,19 +97,27 @@ class Refused:
 
 @dataclass(frozen=True)
 class Member:
-    """A member as others see it. Layers are those of a stage, 0 and 0 for a worker."""
+    """A member as others see it. Layers are those of a stage, 0 and 0 for a worker.
+
+    epoch: given at its registration, and raised when the gateway wants what it holds dropped.
+    Frames carry that of their lane's attention worker.
+    """
 
     role: Role
     name: str
     address: str
     first_layer: int = 0
     last_layer: int = 0
+    epoch: int = 0
 
 
 @dataclass(frozen=True)
 class View:
-    """Who is there: stages in the order of their layers, and workers. geometry: the shape of
-    the workers' pages, known once a stage has said in which format it computes."""
+    """Who is there: stages in the order of their layers, and workers.
+
+    epoch: grows with each view, and is greater than those of the members. geometry: the shape
+    of the workers' pages, known once a stage has said in which format it computes.
+    """
 
     epoch: int
     stages: tuple[Member, ...]

@@ -16,6 +16,7 @@ from glinthawk.gateway.detokenize import TextDelta
 from glinthawk.gateway.engine import Completion, Engine
 from glinthawk.gateway.prompts import Prompt
 from glinthawk.gateway.requests import Endpoint, ParsedRequest
+from glinthawk.gateway.roster import WorkerEntry
 from glinthawk.scheduler import Scheduler, SchedulerConfig
 from glinthawk.telemetry.metrics import ServiceMetrics
 from unit.gateway.factories import END, ByteTokenizer, make_choice, make_request
@@ -34,13 +35,16 @@ class Tiers:
         self.fail_at: int | None = None
         self.engine: Engine | None = None
 
-    def send_step(self, plan: StepPlan, prefill_first: bool) -> None:
+    def send_step(self, plan: StepPlan, *, epoch: int, prefill_first: bool) -> None:
         assert self.engine is not None
         sampled = tuple(
             self._sample(plan, row) for row in range(len(plan.sequences)) if plan.samples[row]
         )
         self.sampled += len(sampled)
         self.engine.take_result(StepResult(plan.lane, plan.step, sampled))
+
+    def reset_worker(self, name: str, epoch: int, error: GlinthawkError) -> None:
+        raise AssertionError("no step fails here")
 
     def _sample(self, plan: StepPlan, row: int) -> SampledToken:
         place = int(plan.starts[row] + plan.counts[row]) - self.prompt_tokens
@@ -57,7 +61,6 @@ def run_engine(
 ) -> tuple[dict[Any, Completion], Engine, Scheduler]:
     """Run until every request is done, or the engine failed."""
     scheduler = Scheduler(SchedulerConfig(geometry=GEOMETRY, max_sequence_length=200))
-    scheduler.add_worker("w", 200 * GEOMETRY.page_bytes)
     done: dict[Any, Completion] = {}
     all_done = threading.Event()
 
@@ -70,11 +73,12 @@ def run_engine(
     engine = Engine(
         scheduler,
         ByteTokenizer(),
-        send_step=tiers.send_step,
+        carrier=tiers,
         on_done=on_done,
         metrics=ServiceMetrics(CollectorRegistry()),
     )
     tiers.engine = engine
+    engine.worker_joined(WorkerEntry("w", 200 * GEOMETRY.page_bytes, epoch=1, incarnation=1))
     for key, request in enumerate(requests):
         engine.submit(key, request, None if listen is None else partial(listen, key))
     if act is not None:
@@ -170,13 +174,13 @@ def test_steps_are_sent_in_an_order_that_a_worker_can_compose() -> None:
     released: set[int] = set()
 
     class Watched(Tiers):
-        def send_step(self, plan: StepPlan, prefill_first: bool) -> None:
+        def send_step(self, plan: StepPlan, *, epoch: int, prefill_first: bool) -> None:
             released.update(plan.releases)
             for sequence in plan.sequences.tolist():
                 assert sequence not in released
                 assert plan.kind is StepKind.PREFILL or sequence in seen
                 seen.add(sequence)
-            super().send_step(plan, prefill_first)
+            super().send_step(plan, epoch=epoch, prefill_first=prefill_first)
 
     choice = (make_choice(max_new_tokens=5),)
     run_engine([completion_of(b"abc", choices=choice) for _ in range(30)], Watched(b"abcdef", 3))

@@ -52,7 +52,7 @@ def test_a_members_message_comes_back(message: PeerMessage) -> None:
         View(
             9,
             (Member(Role.STAGE, "s0", "a:1", 0, 15), Member(Role.STAGE, "s1", "b:1", 15, 30)),
-            (Member(Role.ATTENTION, "w0", "c:1"),),
+            (Member(Role.ATTENTION, "w0", "c:1", epoch=8),),
         ),
         Shutdown("done"),
     ],

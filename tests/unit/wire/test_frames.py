@@ -47,7 +47,7 @@ def test_the_layout_is_fixed() -> None:
     ("offset", "value", "message"),
     [
         (0, 0, "does not speak"),
-        (4, 2, "version 2"),
+        (4, 9, "version 9"),
         (5, 0, "kind 0"),
         (5, 13, "kind 13"),
         (6, 0x84, "flags 0x84"),

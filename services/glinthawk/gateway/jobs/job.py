@@ -17,6 +17,7 @@ from glinthawk.gateway.requests import (
     parse_request,
 )
 from glinthawk.gateway.store.records import BatchRecord, BatchStatus, LineRecord
+from glinthawk.scheduler import Flow
 
 
 @dataclass(frozen=True)

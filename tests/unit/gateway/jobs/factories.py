@@ -15,11 +15,13 @@ from prometheus_client import CollectorRegistry
 from glinthawk.core.dtype import DType
 from glinthawk.core.geometry import KVGeometry
 from glinthawk.core.step import SampledToken, SequenceStart, StepPlan, StepResult
+from glinthawk.errors import GlinthawkError
 from glinthawk.gateway.engine import Engine
 from glinthawk.gateway.generation import Generation
 from glinthawk.gateway.jobs.metrics import JobMetrics
 from glinthawk.gateway.jobs.runner import JobRunner
 from glinthawk.gateway.jobs.services import JobServices, JobSettings
+from glinthawk.gateway.roster import WorkerEntry
 from glinthawk.gateway.store.interface import Store
 from glinthawk.gateway.store.records import (
     BatchRecord,
@@ -145,8 +147,11 @@ class SeededTiers:
         self._thread = threading.Thread(target=self._answer, daemon=True)
         self._thread.start()
 
-    def send_step(self, plan: StepPlan, prefill_first: bool) -> None:
+    def send_step(self, plan: StepPlan, *, epoch: int, prefill_first: bool) -> None:
         self._plans.put(plan)
+
+    def reset_worker(self, name: str, epoch: int, error: GlinthawkError) -> None:
+        raise AssertionError(f"no step fails here: {error}")
 
     def stop(self) -> None:
         self.go.set()
@@ -191,16 +196,17 @@ class Gateway:
         self.tiers = SeededTiers(step_s)
         self.generation = Generation(make_model(200), run_seed=RUN_SEED)
         self.scheduler = Scheduler(SchedulerConfig(geometry=GEOMETRY, max_sequence_length=200))
-        self.scheduler.add_worker("w", 400 * GEOMETRY.page_bytes)
         self.engine = Engine(
             self.scheduler,
             self.generation.context.tokenizer,
-            send_step=self.tiers.send_step,
+            carrier=self.tiers,
             on_done=self.generation.finish,
             metrics=ServiceMetrics(CollectorRegistry()),
         )
         self.tiers.engine = self.engine
         self.generation.attach(self.engine)
+        entry = WorkerEntry("w", 400 * GEOMETRY.page_bytes, epoch=1, incarnation=1)
+        self.engine.worker_joined(entry)
         self._thread = threading.Thread(target=self.engine.run, daemon=True)
         self._thread.start()
         self.runner = JobRunner(

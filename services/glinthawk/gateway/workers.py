@@ -1,0 +1,163 @@
+"""What the engine knows of the attention workers: who is in use, who drains, and their epochs.
+
+    joined --> ACTIVE --drain--> DRAINING --empty, or the deadline--> DRAINED
+                  ^                  |                                   |
+                  +--cancel_drain----+-----------------------------------+
+    lost: its sequences are recomputed elsewhere; it may come back under a later epoch
+
+It moves workers in and out of the scheduler. It knows no sockets and no clock of its own.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from glinthawk.errors import NotFound
+from glinthawk.gateway.roster import WorkerEntry
+from glinthawk.scheduler import Scheduler
+
+MOST_ABSENT = 64
+"""Workers that are gone and still shown."""
+
+
+class WorkerState(StrEnum):
+    """How a worker stands. LOST: it is away, or what it held had to be dropped."""
+
+    ACTIVE = "active"
+    DRAINING = "draining"
+    DRAINED = "drained"
+    LOST = "lost"
+
+
+@dataclass(frozen=True)
+class WorkerFigures:
+    """A worker as others see it."""
+
+    name: str
+    state: WorkerState
+    kv_used_bytes: int
+    kv_capacity_bytes: int
+    num_sequences: int
+
+
+@dataclass
+class _Record:
+    """in_use: the scheduler has it. drain_until: when it drains, the time at which what still
+    runs is recomputed elsewhere. is_drained: it is, or was, empty and gets nothing more."""
+
+    entry: WorkerEntry
+    is_present: bool = True
+    in_use: bool = False
+    drain_until: float | None = None
+    is_drained: bool = False
+
+    @property
+    def state(self) -> WorkerState:
+        if self.is_drained:
+            return WorkerState.DRAINED
+        if not self.is_present:
+            return WorkerState.LOST
+        return WorkerState.ACTIVE if self.drain_until is None else WorkerState.DRAINING
+
+
+class Workforce:
+    """The workers of one engine; its thread owns it."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+        self._records: dict[str, _Record] = {}
+
+    def join(self, entry: WorkerEntry) -> None:
+        """Take a worker into use, with an empty cache.
+
+        One that drains goes on draining under a later epoch; another process of its name does
+        not.
+        """
+        former = self._records.pop(entry.name, None)
+        if former is not None:
+            self._withdraw(former)
+        record = self._records[entry.name] = _Record(entry)
+        if former is not None and former.entry.incarnation == entry.incarnation:
+            record.drain_until = former.drain_until
+            record.is_drained = former.is_drained
+        if not record.is_drained:
+            self._scheduler.add_worker(entry.name, entry.kv_bytes)
+            self._scheduler.set_accepting(entry.name, record.drain_until is None)
+            record.in_use = True
+
+    def lose(self, name: str) -> None:
+        """A worker is gone, with what it held: its sequences wait again."""
+        record = self._records.pop(name, None)
+        if record is None:
+            return
+        self._records[name] = record  # the latest to go is the last to be forgotten
+        self._withdraw(record)
+        record.is_present = False
+        absent = [name for name, item in self._records.items() if not item.is_present]
+        for old in absent[: max(0, len(absent) - MOST_ABSENT)]:
+            del self._records[old]
+
+    def epoch_of(self, name: str) -> int:
+        """Return the epoch under which a worker is in use."""
+        return self._records[name].entry.epoch
+
+    def drain(self, name: str, until: float) -> None:
+        """Place nothing more on a worker; what still runs there at `until` runs elsewhere.
+
+        Raises:
+            NotFound: there is no such worker.
+        """
+        record = self._find(name)
+        record.drain_until = until
+        if record.in_use:
+            self._scheduler.set_accepting(name, False)
+
+    def cancel_drain(self, name: str) -> WorkerEntry | None:
+        """Take a drain back; return the worker if it must come back under a later epoch first.
+
+        Raises:
+            NotFound: there is no such worker.
+        """
+        record = self._find(name)
+        was_drained = record.is_drained
+        record.drain_until = None
+        record.is_drained = False
+        if record.in_use:
+            self._scheduler.set_accepting(name, True)
+            return None
+        if not was_drained:
+            return None
+        record.is_present = False
+        return record.entry
+
+    def settle(self, now: float) -> None:
+        """End the drains that are over: the worker is empty, or its time is."""
+        for name, record in self._records.items():
+            if record.drain_until is None or record.is_drained or not record.is_present:
+                continue
+            is_idle = not record.in_use or self._scheduler.worker_load(name).is_idle
+            if is_idle or now >= record.drain_until:
+                self._withdraw(record)
+                record.is_drained = True
+
+    def figures(self) -> Iterator[WorkerFigures]:
+        """Yield how each worker stands."""
+        for name, record in self._records.items():
+            if record.in_use:
+                load = self._scheduler.worker_load(name)
+                sizes = (load.kv_used_bytes, load.kv_capacity_bytes, load.num_sequences)
+            else:
+                sizes = (0, record.entry.kv_bytes if record.is_present else 0, 0)
+            yield WorkerFigures(name, record.state, *sizes)
+
+    def _withdraw(self, record: _Record) -> None:
+        if record.in_use:
+            record.in_use = False
+            self._scheduler.remove_worker(record.entry.name)
+
+    def _find(self, name: str) -> _Record:
+        record = self._records.get(name)
+        if record is None:
+            known = ", ".join(self._records) or "none"
+            raise NotFound(f"there is no attention worker {name!r}; known are {known}")
+        return record

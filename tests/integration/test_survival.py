@@ -1,0 +1,158 @@
+"""Machines come and go under forty requests: each completes once, with the text it always has."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from factories_models import make_tiny_model
+from glinthawk.gateway.engine import Completion
+from glinthawk.gateway.workers import WorkerState
+from survival_runs import Deployment, assert_same_texts, make_requests, wait_for
+
+NUM_REQUESTS = 40
+NUM_TOKENS = 160
+REQUESTS = make_requests(NUM_REQUESTS, NUM_TOKENS)
+SOME_TOKENS = 1200
+"""Of 8,000: everything is under way, and nothing near its end."""
+
+Deploy = Callable[..., Deployment]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_model("llama3", tmp_path_factory.mktemp("model") / "llama3")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Completion]:
+    deployment = Deployment(model, tmp_path_factory.mktemp("undisturbed"))
+    try:
+        deployment.start_stage()
+        deployment.start_worker("w0")
+        deployment.start_engine()
+        deployment.submit(REQUESTS)
+        deployment.wait_for_all(NUM_REQUESTS)
+        return deployment.done
+    finally:
+        deployment.close()
+
+
+@pytest.fixture
+def deploy(model: Path, tmp_path: Path) -> Iterator[Deploy]:
+    """Start tiers and give them the requests; return when many tokens are there."""
+    made: list[Deployment] = []
+
+    def begin(*workers: str, num_stages: int = 1) -> Deployment:
+        deployment = Deployment(model, tmp_path, num_stages=num_stages)
+        made.append(deployment)
+        for index in range(num_stages):
+            deployment.start_stage(index)
+        for name in workers:
+            deployment.start_worker(name)
+        deployment.start_engine()
+        for name in workers:
+            deployment.wait_for_state(name, WorkerState.ACTIVE)
+        deployment.submit(REQUESTS)
+        deployment.wait_for_tokens(SOME_TOKENS)
+        return deployment
+
+    yield begin
+    for deployment in made:
+        deployment.close()
+
+
+def finish(deployment: Deployment, undisturbed: dict[int, Completion]) -> None:
+    deployment.wait_for_all(NUM_REQUESTS)
+    assert_same_texts(deployment.done, undisturbed)
+
+
+def test_a_killed_worker_costs_nothing_but_time(
+    deploy: Deploy, undisturbed: dict[int, Completion]
+) -> None:
+    deployment = deploy("w0", "w1")
+    assert deployment.figures("w1").num_sequences > 0
+    deployment.workers["w1"].kill()
+    deployment.wait_for_state("w1", WorkerState.LOST)
+    finish(deployment, undisturbed)
+    assert deployment.engine.stats.scheduler.recomputed_tokens > 0
+
+
+def test_the_only_worker_may_die_and_another_take_its_place(
+    deploy: Deploy, undisturbed: dict[int, Completion]
+) -> None:
+    deployment = deploy("w0")
+    deployment.workers["w0"].kill()
+    deployment.wait_for_state("w0", WorkerState.LOST)
+    deployment.start_worker("w2")
+    finish(deployment, undisturbed)
+
+
+def test_a_frozen_worker_is_given_up_and_begins_empty_when_it_thaws(
+    deploy: Deploy, undisturbed: dict[int, Completion]
+) -> None:
+    deployment = deploy("w0", "w1")
+    deployment.workers["w1"].freeze()
+    deployment.wait_for_state("w1", WorkerState.LOST)
+    deployment.wait_for_tokens(2 * SOME_TOKENS)
+    deployment.workers["w1"].thaw()
+    finish(deployment, undisturbed)
+    deployment.wait_for_state("w1", WorkerState.ACTIVE)
+    deployment.wait_for_empty("w1")
+
+
+def test_a_worker_that_joins_takes_sequences_and_stops_nothing(
+    deploy: Deploy, undisturbed: dict[int, Completion]
+) -> None:
+    deployment = deploy("w0")
+    deployment.start_worker("w1")
+    deployment.wait_for_state("w1", WorkerState.ACTIVE)
+    deployment.submit(REQUESTS, first_key=NUM_REQUESTS)
+    wait_for(lambda: deployment.figures("w1").num_sequences > 0, "sequences on the new worker")
+    deployment.wait_for_all(2 * NUM_REQUESTS)
+    twice = {**undisturbed, **{key + NUM_REQUESTS: item for key, item in undisturbed.items()}}
+    assert_same_texts(deployment.done, twice)
+    assert deployment.engine.stats.scheduler.recomputed_tokens == 0
+    for name in ("w0", "w1"):
+        deployment.wait_for_empty(name)
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_stage_is_waited_for_and_no_request_is_lost(
+    deploy: Deploy, undisturbed: dict[int, Completion], victim: int
+) -> None:
+    deployment = deploy("w0", "w1", num_stages=2)
+    deployment.stages[victim].kill()
+    wait_for(lambda: not deployment.tiers.is_ready, "the loss of the stage")
+    deployment.start_stage(victim, "another-name")
+    finish(deployment, undisturbed)
+    for name in ("w0", "w1"):
+        deployment.wait_for_empty(name)
+
+
+def test_the_only_stage_may_be_frozen(deploy: Deploy, undisturbed: dict[int, Completion]) -> None:
+    deployment = deploy("w0")
+    deployment.stages[0].freeze()
+    wait_for(lambda: not deployment.tiers.is_ready, "the loss of the stage")
+    deployment.stages[0].thaw()
+    finish(deployment, undisturbed)
+    deployment.wait_for_empty("w0")
+
+
+def test_a_drained_worker_is_empty_by_its_deadline_and_can_come_back(
+    deploy: Deploy, undisturbed: dict[int, Completion]
+) -> None:
+    deployment = deploy("w0", "w1")
+    deployment.engine.drain("w1", 0.3)
+    deployment.wait_for_state("w1", WorkerState.DRAINED)
+    assert len(deployment.done) < NUM_REQUESTS
+    assert deployment.figures("w1").num_sequences == 0
+    finish(deployment, undisturbed)
+    deployment.engine.cancel_drain("w1")
+    deployment.wait_for_state("w1", WorkerState.ACTIVE)
+    deployment.wait_for_empty("w1")
+    deployment.submit(REQUESTS, first_key=NUM_REQUESTS)
+    wait_for(lambda: deployment.figures("w1").num_sequences > 0, "sequences on the worker again")
+    deployment.wait_for_all(2 * NUM_REQUESTS)
+    again = {key - NUM_REQUESTS: v for key, v in deployment.done.items() if key >= NUM_REQUESTS}
+    assert_same_texts(again, undisturbed)

@@ -1,0 +1,340 @@
+"""The engine over the real scheduler while its workers fail, go and come back."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from glinthawk.core.dtype import DType
+from glinthawk.core.geometry import KVGeometry
+from glinthawk.core.step import SampledToken, StepPlan, StepResult
+from glinthawk.errors import (
+    CapacityExceeded,
+    GlinthawkError,
+    InvariantBroken,
+    NotFound,
+    PeerUnavailable,
+    StateLost,
+)
+from glinthawk.gateway.engine import MOST_FAILURES, Completion, Engine
+from glinthawk.gateway.prompts import Prompt
+from glinthawk.gateway.requests import Endpoint, ParsedRequest
+from glinthawk.gateway.roster import WorkerEntry
+from glinthawk.gateway.workers import WorkerState
+from glinthawk.scheduler import Scheduler, SchedulerConfig
+from glinthawk.telemetry.metrics import ServiceMetrics
+from unit.gateway.factories import ByteTokenizer, make_choice, make_request
+
+GEOMETRY = KVGeometry(2, 4, 2, 32, DType.FLOAT16, (None, None))
+WAIT_S = 10.0
+PAGES = 40
+
+
+class Tiers:
+    """Workers whose cache is the tokens of each sequence; a step that does not fit what they
+    hold is a defect of the gateway. The next token follows from the tokens before it.
+
+    A step to a worker that is dead or frozen is never answered.
+    """
+
+    def __init__(self) -> None:
+        self.engine: Engine | None = None
+        self.caches: dict[tuple[str, int], dict[int, int]] = {}
+        self.registered: dict[int, list[int]] = {}
+        self.dead: set[str] = set()
+        self.failing: Callable[[StepPlan], GlinthawkError | None] = lambda plan: None
+        self.unanswered: list[StepPlan] = []
+        self.resets: list[tuple[str, int]] = []
+        self.steps: list[tuple[str, int]] = []
+        self.next_epoch = 1
+
+    def join(self, name: str, pages: int = PAGES) -> None:
+        assert self.engine is not None
+        self.next_epoch += 1
+        self.dead.discard(name)
+        entry = WorkerEntry(name, pages * GEOMETRY.page_bytes, self.next_epoch, 1)
+        self.caches[name, self.next_epoch] = {}
+        self.engine.worker_joined(entry)
+
+    def lose(self, name: str) -> None:
+        assert self.engine is not None
+        self.dead.add(name)
+        self.engine.worker_lost(name)
+
+    def send_step(self, plan: StepPlan, *, epoch: int, prefill_first: bool) -> None:
+        assert self.engine is not None
+        self.steps.append((plan.worker, epoch))
+        if plan.worker in self.dead:
+            self.unanswered.append(plan)
+            return
+        error = self.failing(plan)
+        if error is not None:
+            self.engine.step_failed(plan.lane, plan.step, error)
+            return
+        self.answer(plan, epoch)
+
+    def answer(self, plan: StepPlan, epoch: int) -> None:
+        assert self.engine is not None
+        cache = self.caches[plan.worker, epoch]
+        for sequence in plan.releases:
+            del cache[sequence]
+        for fork in plan.forks:
+            assert cache[fork.parent] >= fork.num_tokens
+            cache[fork.child] = fork.num_tokens
+        for start in plan.registrations:
+            self.registered[start.sequence] = list(start.tokens)
+        sampled = []
+        rows = zip(plan.sequences.tolist(), plan.starts.tolist(), plan.counts.tolist(), strict=True)
+        for (sequence, start, count), samples in zip(rows, plan.samples.tolist(), strict=True):
+            assert cache.get(sequence, 0) == start, "the worker holds all tokens before the row"
+            cache[sequence] = start + count
+            if samples:
+                tokens = self.registered[sequence]
+                assert len(tokens) == start + count, "the last stage knows all tokens before"
+                tokens.append((sum(tokens) * 31 + len(tokens)) % 256)
+                sampled.append(SampledToken(sequence, tokens[-1]))
+        self.engine.take_result(StepResult(plan.lane, plan.step, tuple(sampled)))
+
+    def reset_worker(self, name: str, epoch: int, error: GlinthawkError) -> None:
+        self.resets.append((name, epoch))
+        self.join(name)
+
+
+class Run:
+    """An engine on its thread."""
+
+    def __init__(self) -> None:
+        self.scheduler = Scheduler(SchedulerConfig(geometry=GEOMETRY, max_sequence_length=2000))
+        self.tiers = Tiers()
+        self.done: dict[Any, Completion] = {}
+        self.engine = Engine(
+            self.scheduler,
+            ByteTokenizer(),
+            carrier=self.tiers,
+            on_done=self._on_done,
+            metrics=ServiceMetrics(CollectorRegistry()),
+        )
+        self.tiers.engine = self.engine
+        self.thread = threading.Thread(target=self.engine.run, daemon=True)
+
+    def start(self, *requests: ParsedRequest) -> None:
+        for key, request in enumerate(requests):
+            self.engine.submit(key, request)
+        self.thread.start()
+
+    def wait_for(self, is_true: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + WAIT_S
+        while not is_true():
+            assert time.monotonic() < deadline
+            assert self.engine.failure is None
+            time.sleep(0.005)
+
+    def wait_for_state(self, name: str, state: WorkerState) -> None:
+        self.wait_for(
+            lambda: (name, state) in [(w.name, w.state) for w in self.engine.stats.workers]
+        )
+
+    def stop(self) -> None:
+        self.engine.stop()
+        if self.thread.is_alive():
+            self.thread.join(WAIT_S)
+        self.scheduler.check_integrity()
+
+    def _on_done(self, completion: Completion) -> None:
+        assert completion.key not in self.done, "a request is done once"
+        self.done[completion.key] = completion
+
+
+@pytest.fixture
+def run() -> Iterator[Run]:
+    run = Run()
+    yield run
+    run.stop()
+
+
+def request_of(length: int, num_tokens: int = 20, n: int = 1) -> ParsedRequest:
+    choices = tuple(
+        make_choice(
+            index=index, choice=index, max_new_tokens=num_tokens, stop_token_ids=frozenset()
+        )
+        for index in range(n)
+    )
+    return make_request(
+        Endpoint.COMPLETIONS, [Prompt(tuple(range(1, length + 1)))], n=n, choices=choices
+    )
+
+
+def expected_tokens(length: int, num_tokens: int = 20) -> tuple[int, ...]:
+    tokens = list(range(1, length + 1))
+    for _ in range(num_tokens):
+        tokens.append((sum(tokens) * 31 + len(tokens)) % 256)
+    return tuple(tokens[length:])
+
+
+def assert_texts(run: Run, lengths: list[int]) -> None:
+    assert sorted(run.done) == list(range(len(lengths)))
+    for key, length in enumerate(lengths):
+        completion = run.done[key]
+        assert completion.error is None
+        assert {choice.tokens for choice in completion.choices} == {expected_tokens(length)}
+
+
+def test_requests_wait_for_the_first_worker(run: Run) -> None:
+    run.start(request_of(5))
+    run.wait_for(lambda: run.engine.stats.scheduler.num_waiting == 1)
+    run.tiers.join("w0")
+    run.wait_for(lambda: len(run.done) == 1)
+    assert_texts(run, [5])
+
+
+def test_what_a_lost_worker_held_is_computed_again_with_all_its_tokens(run: Run) -> None:
+    lengths = [5, 40, 7, 33, 12, 70]
+    run.tiers.join("w0")
+    run.tiers.failing = lambda plan: run.tiers.dead.add("w0") if len(run.tiers.steps) > 9 else None
+    run.start(*(request_of(length, n=3) for length in lengths))
+    run.wait_for(lambda: bool(run.tiers.unanswered))
+    assert len(run.done) < len(lengths)
+    run.tiers.failing = lambda plan: None
+    run.tiers.lose("w0")
+    run.tiers.join("w1")
+    run.wait_for(lambda: len(run.done) == len(lengths))
+    assert_texts(run, lengths)
+    run.wait_for(lambda: run.engine.stats.tokens_out == 6 * 3 * 20)
+
+
+def test_a_late_result_of_a_lost_worker_changes_nothing(run: Run) -> None:
+    run.tiers.join("w0")
+    run.tiers.dead.add("w0")
+    run.start(request_of(5))
+    run.wait_for(lambda: bool(run.tiers.unanswered))
+    run.tiers.lose("w0")
+    run.wait_for_state("w0", WorkerState.LOST)
+    (late,) = run.tiers.unanswered
+    for sequence in late.sequences.tolist():
+        wrong = StepResult(late.lane, late.step, (SampledToken(sequence, 99),))
+        run.engine.take_result(wrong)
+    run.engine.step_failed(late.lane, late.step, StateLost("too late"))
+    run.tiers.join("w1")
+    run.wait_for(lambda: len(run.done) == 1)
+    assert_texts(run, [5])
+    assert run.tiers.resets == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [StateLost("gone"), CapacityExceeded("full"), InvariantBroken("bug"), PeerUnavailable("away")],
+)
+def test_a_failed_step_resets_its_worker_and_the_texts_stay_the_same(
+    run: Run, error: GlinthawkError
+) -> None:
+    lengths = [5, 40, 7]
+    failed: list[int] = []
+
+    def fail_once(plan: StepPlan) -> GlinthawkError | None:
+        if len(run.tiers.steps) == 8 and not failed:
+            failed.append(plan.step)
+            return error
+        return None
+
+    run.tiers.failing = fail_once
+    run.tiers.join("w0")
+    run.start(*(request_of(length) for length in lengths))
+    run.wait_for(lambda: len(run.done) == len(lengths))
+    assert_texts(run, lengths)
+    assert run.tiers.resets == [("w0", 2)]
+    assert {epoch for _, epoch in run.tiers.steps} == {2, 3}
+
+
+def test_a_request_whose_steps_always_fail_ends_and_later_ones_run(run: Run) -> None:
+    poisoned = 111
+
+    def fail(plan: StepPlan) -> GlinthawkError | None:
+        has_poison = int(plan.counts.max(initial=0)) == poisoned
+        return InvariantBroken("a row of evil") if has_poison else None
+
+    run.tiers.failing = fail
+    run.tiers.join("w0")
+    run.start(request_of(poisoned))
+    run.wait_for(lambda: 0 in run.done)
+    error = run.done[0].error
+    assert isinstance(error, InvariantBroken)
+    assert f"{MOST_FAILURES} failed steps" in str(error)
+    assert "a row of evil" in str(error)
+    assert len(run.tiers.resets) == MOST_FAILURES
+    run.engine.submit(1, request_of(5))
+    run.wait_for(lambda: 1 in run.done)
+    assert run.done[1].error is None
+
+
+def test_lost_machines_are_not_counted_as_failures(run: Run) -> None:
+    left = [10 * MOST_FAILURES]
+
+    def fail(plan: StepPlan) -> GlinthawkError | None:
+        left[0] -= 1
+        return PeerUnavailable("away") if left[0] > 0 else None
+
+    run.tiers.failing = fail
+    run.tiers.join("w0")
+    run.start(request_of(5))
+    run.wait_for(lambda: len(run.done) == 1)
+    assert_texts(run, [5])
+
+
+def test_a_drain_moves_everything_by_its_deadline_and_can_be_taken_back(run: Run) -> None:
+    run.tiers.join("w0")
+    run.tiers.dead.add("w0")
+    run.start(request_of(5))
+    run.wait_for(lambda: bool(run.tiers.unanswered))
+    run.wait_for_state("w0", WorkerState.ACTIVE)
+    run.engine.drain("w0", 0.05)
+    run.wait_for_state("w0", WorkerState.DRAINED)
+    run.tiers.join("w1")
+    run.wait_for(lambda: len(run.done) == 1)
+    assert_texts(run, [5])
+    assert ("w1", 3) in run.tiers.steps
+    run.tiers.dead.clear()
+    run.engine.cancel_drain("w0")
+    run.wait_for_state("w0", WorkerState.ACTIVE)
+    assert run.tiers.resets == [("w0", 2)]
+
+
+def test_draining_an_unknown_worker_is_refused(run: Run) -> None:
+    run.tiers.join("w0")
+    run.start()
+    run.wait_for_state("w0", WorkerState.ACTIVE)
+    with pytest.raises(NotFound, match="w0"):
+        run.engine.drain("w7", 1.0)
+    with pytest.raises(NotFound, match="w7"):
+        run.engine.cancel_drain("w7")
+
+
+def test_a_request_that_only_a_lost_worker_could_hold_waits_for_it(run: Run) -> None:
+    run.tiers.join("large", PAGES)
+    run.tiers.join("small", 2)
+    run.start()
+    run.wait_for_state("small", WorkerState.ACTIVE)
+    run.tiers.lose("large")
+    run.engine.submit(0, request_of(300))
+    run.engine.submit(1, request_of(5))
+    run.wait_for(lambda: 1 in run.done)
+    assert 0 not in run.done
+    run.tiers.join("large", PAGES)
+    run.wait_for(lambda: 0 in run.done)
+    assert_texts(run, [300, 5])
+
+
+def test_a_cancelled_request_leaves_nothing_behind_when_its_worker_is_lost(run: Run) -> None:
+    run.tiers.join("w0")
+    run.tiers.dead.add("w0")
+    run.start(request_of(5), request_of(6))
+    run.wait_for(lambda: bool(run.tiers.unanswered))
+    run.engine.cancel(0)
+    run.tiers.lose("w0")
+    run.tiers.join("w1")
+    run.wait_for(lambda: 1 in run.done)
+    run.wait_for(lambda: run.engine.stats.scheduler.kv_used_bytes == 0)
+    assert 0 not in run.done
+    assert not run.scheduler.has_work()
