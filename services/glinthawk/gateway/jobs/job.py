@@ -17,7 +17,6 @@ from glinthawk.gateway.requests import (
     parse_request,
 )
 from glinthawk.gateway.store.records import BatchRecord, BatchStatus, LineRecord
-from glinthawk.scheduler import Flow
 
 
 @dataclass(frozen=True)

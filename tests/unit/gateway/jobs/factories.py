@@ -184,11 +184,17 @@ def make_settings(**fields: Any) -> JobSettings:
 class Gateway:
     """Store, engine and runner in one place, from its making until `close`.
 
-    days: how many the clock of jobs is ahead.
+    days: how many the clock of jobs is ahead. is_attached: whether the engine is there from
+    the start.
     """
 
     def __init__(
-        self, folder: Path, *, step_s: float = 0.0, settings: JobSettings | None = None
+        self,
+        folder: Path,
+        *,
+        step_s: float = 0.0,
+        settings: JobSettings | None = None,
+        is_attached: bool = True,
     ) -> None:
         self.registry = CollectorRegistry()
         self.days = 0
@@ -204,7 +210,8 @@ class Gateway:
             metrics=ServiceMetrics(CollectorRegistry()),
         )
         self.tiers.engine = self.engine
-        self.generation.attach(self.engine)
+        if is_attached:
+            self.generation.attach(self.engine)
         entry = WorkerEntry("w", 400 * GEOMETRY.page_bytes, epoch=1, incarnation=1)
         self.engine.worker_joined(entry)
         self._thread = threading.Thread(target=self.engine.run, daemon=True)

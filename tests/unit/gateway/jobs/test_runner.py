@@ -253,6 +253,17 @@ def test_a_full_disk_loses_nothing_and_work_goes_on_when_there_is_room(small_dis
         assert len(read_answers(gateway.store, batch)) == 400
 
 
+def test_lines_wait_for_an_engine_that_is_not_there_yet(tmp_path: Path) -> None:
+    with capture_logs() as logs, Gateway(tmp_path, is_attached=False) as gateway:
+        batch = gateway.submit([build_line(f"id-{n}") for n in range(20)])
+        await_true(lambda: any(line["event"] == "generation_unavailable" for line in logs))
+        gateway.generation.attach(gateway.engine)
+        batch = await_status(gateway.store, batch.id)
+        assert batch.counts == RequestCounts(20, 20, 0)
+    events = [line["event"] for line in logs if line["event"].startswith("generation")]
+    assert events == ["generation_unavailable", "generation_available_again"]
+
+
 def test_an_input_that_cannot_be_read_holds_up_only_its_job(tmp_path: Path) -> None:
     with (
         capture_logs() as logs,
