@@ -13,7 +13,6 @@ from functools import partial
 
 from glinthawk.errors import CapacityExceeded, GlinthawkError, PeerUnavailable, StateLost
 from glinthawk.gateway.engine import Completion
-from glinthawk.gateway.generation import Flow
 from glinthawk.gateway.jobs.job import Job, OpenLine, parse_content, read_line
 from glinthawk.gateway.jobs.patience import Patience
 from glinthawk.gateway.jobs.results import build_answer, build_failure
@@ -21,6 +20,7 @@ from glinthawk.gateway.jobs.services import JobServices, JobSettings
 from glinthawk.gateway.jobs.shares import FairShares, weigh
 from glinthawk.gateway.requests import ParsedRequest
 from glinthawk.gateway.store.records import LineRecord, LineResult
+from glinthawk.scheduler import Flow
 from glinthawk.telemetry.logging import get_logger
 
 log = get_logger("gateway.jobs")
