@@ -11,14 +11,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-from glinthawk.errors import GlinthawkError
+from glinthawk.errors import CapacityExceeded, GlinthawkError, PeerUnavailable, StateLost
 from glinthawk.gateway.engine import Completion
 from glinthawk.gateway.jobs.job import Job, OpenLine, parse_content, read_line
 from glinthawk.gateway.jobs.patience import Patience
 from glinthawk.gateway.jobs.results import build_answer, build_failure
 from glinthawk.gateway.jobs.services import JobServices, JobSettings
-from glinthawk.gateway.jobs.shares import FairShares
+from glinthawk.gateway.jobs.shares import FairShares, weigh
+from glinthawk.gateway.requests import ParsedRequest
 from glinthawk.gateway.store.records import LineRecord, LineResult
+from glinthawk.scheduler import Flow
 from glinthawk.telemetry.logging import get_logger
 
 log = get_logger("gateway.jobs")
@@ -34,6 +36,15 @@ COMMIT_EVERY_S = 0.2
 or after that time."""
 
 READ_AGAIN_S = 5.0
+BEGIN_AGAIN_S = 1.0
+"""After an input that could not be read, and after the engine had no place for a line."""
+
+_FOR_LATER = (PeerUnavailable, CapacityExceeded, StateLost)
+"""Errors that are no answer: the same line may have one later."""
+
+JOBS_WEIGHT = 1.0
+"""Weight of all jobs together beside the callers who wait, however many jobs there are and
+whatever their priorities: these only share it out."""
 
 _BYTES_PER_TOKEN = 4
 
@@ -74,11 +85,12 @@ class Feeder:
         self._shares = FairShares()
         self._pending = _Pending()
         self._num_open = 0
+        self._held_until_s: float | None = None
 
     def add(self, job: Job) -> None:
         """Work on a job from now on."""
         self.jobs[job.batch.id] = job
-        self._shares.join(job.batch.id, job.flow.weight)
+        self._shares.join(job.batch.id, weigh(job.batch.priority))
 
     def remove(self, job: Job) -> None:
         """Forget a job; nothing of it is open or pending."""
@@ -104,6 +116,9 @@ class Feeder:
         job = self.jobs.get(batch_id)
         opened = None if job is None else job.open.pop(number, None)
         if job is None or opened is None:
+            return
+        if isinstance(completion.error, _FOR_LATER):
+            self._put_back(job, opened, completion.error)
             return
         tokenizer = self._generation.context.tokenizer
         created = int(self._now())
@@ -147,7 +162,7 @@ class Feeder:
             StoreUnavailable: lines cannot be fetched now.
         """
         for _ in range(FEED_LINES):
-            if self._num_open >= self._settings.read_ahead:
+            if self._num_open >= self._settings.read_ahead or self._is_held:
                 return False
             ready = {batch_id for batch_id, job in self.jobs.items() if self._has_line(job)}
             chosen = self._shares.choose(ready)
@@ -199,17 +214,46 @@ class Feeder:
             self._shares.charge(job.batch.id, 1 + line.num_bytes // _BYTES_PER_TOKEN)
             self._num_open += 1
             self._keep(job, build_failure(job.digest, line, error), 1)
-            return
+        else:
+            self._submit(job, line, request)
+
+    def _submit(self, job: Job, line: LineRecord, request: ParsedRequest) -> None:
+        """Hand a request to the engine, with the tokens that it is expected to take."""
         num_tokens = request.num_prompt_tokens + sum(
             job.lengths.expected_new_tokens(choice.max_new_tokens) for choice in request.choices
         )
-        job.open[line.line_number] = OpenLine(line, len(request.choices), num_tokens)
+        opened = OpenLine(line, len(request.choices), num_tokens)
+        job.open[line.line_number] = opened
         job.lengths.begin(line.line_number)
         job.retry_at_s = 0.0
-        self._num_open += len(request.choices)
+        self._num_open += opened.num_sequences
         self._shares.charge(job.batch.id, num_tokens)
+        flow = Flow(job.batch.id, JOBS_WEIGHT * self._shares.share(job.batch.id))
         key = (job.batch.id, line.line_number)
-        generation.submit(key, request, self._on_done, flow=job.flow)
+        try:
+            self._generation.submit(key, request, self._on_done, flow=flow)
+        except PeerUnavailable as error:
+            del job.open[line.line_number]
+            self._put_back(job, opened, error)
+            return
+        if self._held_until_s is not None:
+            self._held_until_s = None
+            log.info("generation_available_again")
+
+    @property
+    def _is_held(self) -> bool:
+        """Whether the engine could not take a line, a moment ago."""
+        return self._held_until_s is not None and self._clock() < self._held_until_s
+
+    def _put_back(self, job: Job, opened: OpenLine, error: GlinthawkError) -> None:
+        """Keep a line for later, and hold all feeding for a moment."""
+        if self._held_until_s is None:
+            log.warning("generation_unavailable", error=str(error))
+        self._held_until_s = self._clock() + BEGIN_AGAIN_S
+        job.waiting.appendleft(opened.line)
+        job.lengths.forget(opened.line.line_number)
+        self._num_open -= opened.num_sequences
+        self._shares.charge(job.batch.id, -opened.num_tokens)
 
     def _read(self, job: Job, line: LineRecord) -> bytes | None:
         """Return a line's content; None if it cannot be read now, which holds up only its job."""

@@ -8,7 +8,6 @@ from pathlib import Path
 from glinthawk.errors import InvariantBroken, NotFound
 from glinthawk.gateway.jobs.lengths import LengthEstimator
 from glinthawk.gateway.jobs.results import digest_batch
-from glinthawk.gateway.jobs.shares import weigh
 from glinthawk.gateway.progress import RateMeter, RunNumbers
 from glinthawk.gateway.requests import (
     ModelContext,
@@ -18,7 +17,6 @@ from glinthawk.gateway.requests import (
     parse_request,
 )
 from glinthawk.gateway.store.records import BatchRecord, BatchStatus, LineRecord
-from glinthawk.scheduler import Flow
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,6 @@ class Job:
         self.batch = batch
         self.path = path
         self.digest = digest_batch(batch.id)
-        self.flow = Flow(batch.id, weigh(batch.priority))
         self.lengths = LengthEstimator()
         self.waiting: deque[LineRecord] = deque()
         self.cursor = 0

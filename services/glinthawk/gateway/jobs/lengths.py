@@ -25,7 +25,7 @@ class LengthEstimator:
         self._mean = float(prior_tokens)
         self._weight = PRIOR_WEIGHT
         self._order: deque[int] = deque()
-        self._ended: dict[int, tuple[int, int] | None] = {}
+        self._ended: dict[int, tuple[int, int]] = {}
 
     def begin(self, key: int) -> None:
         """Note that a line begins."""
@@ -33,22 +33,21 @@ class LengthEstimator:
 
     def end(self, key: int, num_tokens: int, num_sequences: int) -> None:
         """Note that a line that began has ended with so many tokens over all its sequences."""
-        self._settle(key, (num_tokens, num_sequences))
+        self._ended[key] = (num_tokens, num_sequences)
+        self._count_settled()
 
     def forget(self, key: int) -> None:
-        """Note that a line that began says nothing about lengths: it failed."""
-        self._settle(key, None)
+        """Note that a line that began says nothing about lengths: it failed, or begins again."""
+        self._order.remove(key)
+        self._count_settled()
 
     def expected_new_tokens(self, limit: int) -> int:
         """Return the tokens to expect of a sequence that may have `limit` at most."""
         return min(limit, max(1, math.ceil(self._mean)))
 
-    def _settle(self, key: int, outcome: tuple[int, int] | None) -> None:
-        self._ended[key] = outcome
+    def _count_settled(self) -> None:
         while self._order and self._order[0] in self._ended:
-            counted = self._ended.pop(self._order.popleft())
-            if counted is not None:
-                self._count(*counted)
+            self._count(*self._ended.pop(self._order.popleft()))
 
     def _count(self, num_tokens: int, num_sequences: int) -> None:
         self._weight = min(self._weight + num_sequences, MEMORY_WEIGHT + num_sequences)

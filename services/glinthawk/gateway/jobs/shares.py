@@ -39,6 +39,10 @@ class FairShares:
         """Forget a flow; harmless if it is not there."""
         self._flows.pop(name, None)
 
+    def share(self, name: str) -> float:
+        """Return which part of all tokens is due to a flow that is there, from 0 to 1."""
+        return self._flows[name].weight / sum(flow.weight for flow in self._flows.values())
+
     def choose(self, backlogged: Collection[str]) -> str | None:
         """Return which of the flows that have something to send goes next; None if none has.
 

@@ -52,10 +52,8 @@ def build_line(custom_id: str, **fields: Any) -> bytes:
     return json.dumps(document | fields).encode()
 
 
-def add_batch(
-    store: Store, lines: Iterable[bytes], *, expires_at: int | None = None, **fields: Any
-) -> BatchRecord:
-    """Put a file and a batch over it into the store."""
+def add_batch(store: Store, lines: Iterable[bytes], **fields: Any) -> BatchRecord:
+    """Put a file and a batch over it into the store; it has a day's time."""
     file = store.add_file(
         (line + b"\n" for line in lines), purpose=FilePurpose.BATCH, filename="in.jsonl"
     )
@@ -67,7 +65,7 @@ def add_batch(
         completion_window="24h",
         status=BatchStatus.VALIDATING,
         created_at=now,
-        expires_at=now + 24 * 3600 if expires_at is None else expires_at,
+        expires_at=now + 24 * 3600,
     )
     return store.create_batch(BatchRecord(**vars(batch) | fields))
 
@@ -184,12 +182,22 @@ def make_settings(**fields: Any) -> JobSettings:
 
 
 class Gateway:
-    """Store, engine and runner in one place, from its making until `close`."""
+    """Store, engine and runner in one place, from its making until `close`.
+
+    days: how many the clock of jobs is ahead. is_attached: whether the engine is there from
+    the start.
+    """
 
     def __init__(
-        self, folder: Path, *, step_s: float = 0.0, settings: JobSettings | None = None
+        self,
+        folder: Path,
+        *,
+        step_s: float = 0.0,
+        settings: JobSettings | None = None,
+        is_attached: bool = True,
     ) -> None:
         self.registry = CollectorRegistry()
+        self.days = 0
         self.store: SqlStore = open_store(folder, busy_timeout_s=0.1)
         self.tiers = SeededTiers(step_s)
         self.generation = Generation(make_model(200), run_seed=RUN_SEED)
@@ -202,13 +210,14 @@ class Gateway:
             metrics=ServiceMetrics(CollectorRegistry()),
         )
         self.tiers.engine = self.engine
-        self.generation.attach(self.engine)
+        if is_attached:
+            self.generation.attach(self.engine)
         entry = WorkerEntry("w", 400 * GEOMETRY.page_bytes, epoch=1, incarnation=1)
         self.engine.worker_joined(entry)
         self._thread = threading.Thread(target=self.engine.run, daemon=True)
         self._thread.start()
         self.runner = JobRunner(
-            JobServices(self.store, self.generation, JobMetrics(self.registry)),
+            JobServices(self.store, self.generation, JobMetrics(self.registry), now=self._now),
             settings or make_settings(),
         )
         self.runner.start()
@@ -233,6 +242,9 @@ class Gateway:
         )
         self.runner.batch_cancelled(batch_id)
         return batch
+
+    def _now(self) -> float:
+        return time.time() + self.days * 24 * 3600
 
     def close(self) -> None:
         self.runner.stop()

@@ -61,6 +61,17 @@ def test_failed_lines_say_nothing_and_hold_up_nothing() -> None:
     assert estimator.expected_new_tokens(1000) == 92
 
 
+def test_a_line_may_begin_again() -> None:
+    estimator = LengthEstimator(prior_tokens=100)
+    for key in (1, 2, 3):
+        estimator.begin(key)
+    estimator.forget(2)
+    estimator.begin(2)
+    for key in (3, 2, 1):
+        estimator.end(key, 12, 1)
+    assert estimator.expected_new_tokens(1000) == 76
+
+
 def test_a_job_that_changes_on_its_way_is_followed() -> None:
     estimator = LengthEstimator()
     for key in range(20_000):

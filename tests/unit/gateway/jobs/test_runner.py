@@ -15,6 +15,7 @@ from glinthawk.gateway.store.records import BatchStatus, RequestCounts
 from unit.gateway.jobs.factories import (
     Gateway,
     add_batch,
+    add_validated_batch,
     await_status,
     await_true,
     build_line,
@@ -106,7 +107,9 @@ def test_a_job_whose_time_is_over_keeps_what_it_has(tmp_path: Path) -> None:
     settings = make_settings(read_ahead=8)
     with Gateway(tmp_path, step_s=0.01, settings=settings) as gateway:
         lines = [build_line(f"id-{n}") for n in range(3000)]
-        batch = gateway.submit(lines, expires_at=int(time.time()) + 3)
+        batch = gateway.submit(lines)
+        await_true(lambda: gateway.store.get_batch(batch.id).counts.completed > 0)
+        gateway.days = 2
         batch = await_status(gateway.store, batch.id)
         assert batch.status is BatchStatus.EXPIRED
         assert batch.expired_at is not None
@@ -202,13 +205,14 @@ def test_a_job_that_expires_while_the_store_is_locked_is_expired_not_completed(
     tmp_path: Path,
 ) -> None:
     settings = make_settings(read_ahead=8)
-    with Gateway(tmp_path, step_s=0.002, settings=settings) as gateway:
-        expires_at = int(time.time()) + 4
-        batch = gateway.submit([build_line(f"id-{n}") for n in range(2000)], expires_at=expires_at)
+    with capture_logs() as logs, Gateway(tmp_path, step_s=0.002, settings=settings) as gateway:
+        batch = gateway.submit([build_line(f"id-{n}") for n in range(2000)])
         await_true(lambda: gateway.store.get_batch(batch.id).counts.completed > 0)
         other = sqlite3.connect(tmp_path / "glinthawk.db", isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
-        await_true(lambda: time.time() > expires_at + 1)
+        gateway.days = 2
+        await_true(lambda: any(line["event"] == "store_unavailable" for line in logs))
+        time.sleep(1.0)
         other.execute("ROLLBACK")
         other.close()
         batch = await_status(gateway.store, batch.id)
@@ -247,6 +251,67 @@ def test_a_full_disk_loses_nothing_and_work_goes_on_when_there_is_room(small_dis
         batch = await_status(gateway.store, batch.id)
         assert batch.counts == RequestCounts(400, 400, 0)
         assert len(read_answers(gateway.store, batch)) == 400
+
+
+def test_lines_wait_for_an_engine_that_is_not_there_yet(tmp_path: Path) -> None:
+    with capture_logs() as logs, Gateway(tmp_path, is_attached=False) as gateway:
+        batch = gateway.submit([build_line(f"id-{n}") for n in range(20)])
+        await_true(lambda: any(line["event"] == "generation_unavailable" for line in logs))
+        gateway.generation.attach(gateway.engine)
+        batch = await_status(gateway.store, batch.id)
+        assert batch.counts == RequestCounts(20, 20, 0)
+    events = [line["event"] for line in logs if line["event"].startswith("generation")]
+    assert events == ["generation_unavailable", "generation_available_again"]
+
+
+def test_an_input_that_cannot_be_read_holds_up_only_its_job(tmp_path: Path) -> None:
+    with (
+        capture_logs() as logs,
+        Gateway(tmp_path, step_s=0.005, settings=make_settings(read_ahead=8)) as gateway,
+    ):
+        batch = gateway.submit([build_line(f"id-{n}") for n in range(100)])
+        await_true(lambda: gateway.store.get_batch(batch.id).counts.completed > 0)
+        path = gateway.store.file_path(batch.input_file_id)
+        path.rename(tmp_path / "away")
+        await_true(lambda: any(line["event"] == "input_unreadable" for line in logs))
+        other = gateway.run([build_line(f"other-{n}") for n in range(50)])
+        assert other.counts == RequestCounts(50, 50, 0)
+        assert gateway.store.get_batch(batch.id).status is BatchStatus.IN_PROGRESS
+        (tmp_path / "away").rename(path)
+        batch = await_status(gateway.store, batch.id)
+        assert batch.counts == RequestCounts(100, 100, 0)
+    assert sum(line["event"] == "input_unreadable" for line in logs) == 1
+
+
+def test_lines_that_are_not_those_that_were_validated_are_an_error_of_ours(tmp_path: Path) -> None:
+    with Gateway(tmp_path) as gateway:
+        batch = add_validated_batch(gateway.store, 3)
+        gateway.runner.batch_created(batch.id)
+        batch = await_status(gateway.store, batch.id)
+        assert batch.counts == RequestCounts(3, 0, 3)
+        errors = read_lines(gateway.store, batch.error_file_id)
+        assert [line["response"]["status_code"] for line in errors] == [500] * 3
+
+
+@pytest.mark.parametrize("priority", [1, -1])
+def test_jobs_share_the_engine_by_their_priorities(tmp_path: Path, priority: int) -> None:
+    settings = make_settings(read_ahead=32)
+    with Gateway(tmp_path, step_s=0.005, settings=settings) as gateway:
+        gateway.tiers.go.clear()
+        plain = gateway.submit([build_line(f"plain-{n}") for n in range(3000)])
+        other = gateway.submit([build_line(f"other-{n}") for n in range(3000)], priority=priority)
+        for batch in (plain, other):
+            await_status(gateway.store, batch.id, {BatchStatus.IN_PROGRESS})
+        gateway.tiers.go.set()
+
+        def count(batch_id: str) -> int:
+            return gateway.store.get_batch(batch_id).counts.completed
+
+        await_true(lambda: count(other.id) > 32)
+        began = {batch.id: count(batch.id) for batch in (plain, other)}
+        await_true(lambda: sum(map(count, began)) - sum(began.values()) > 600)
+        done = {batch_id: count(batch_id) - before for batch_id, before in began.items()}
+        assert done[other.id] / done[plain.id] == pytest.approx(2.0**priority, rel=0.2)
 
 
 def test_a_restarted_gateway_goes_on_by_itself_to_the_same_texts(tmp_path: Path) -> None:

@@ -123,6 +123,15 @@ def test_nothing_is_chosen_where_nothing_waits_and_who_left_is_forgotten() -> No
     assert shares.choose({"b"}) == "b"
 
 
+def test_the_shares_that_are_due_make_one() -> None:
+    shares = FairShares()
+    shares.join("a", 1.0)
+    shares.join("b", 3.0)
+    assert (shares.share("a"), shares.share("b")) == (0.25, 0.75)
+    shares.leave("b")
+    assert shares.share("a") == 1.0
+
+
 def test_each_step_of_priority_doubles_the_weight_within_bounds() -> None:
     assert [weigh(priority) for priority in (-1, 0, 1, 3)] == [0.5, 1.0, 2.0, 8.0]
     assert weigh(1000) == weigh(8)

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from glinthawk.gateway.jobs.patience import Patience, Stopped
 from glinthawk.gateway.jobs.preparing import ATTEMPTS, Preparing
@@ -135,6 +137,24 @@ def find_children() -> list[int]:
         if b"jobs.validate" in command and parent == os.getpid():
             found.append(int(path.name))
     return found
+
+
+def test_a_store_that_is_locked_meanwhile_is_waited_for(store: SqlStore, tmp_path: Path) -> None:
+    batch = add_batch(store, [build_line(f"id-{n}") for n in range(3000)])
+    other = sqlite3.connect(
+        tmp_path / "data" / "glinthawk.db", isolation_level=None, check_same_thread=False
+    )
+    other.execute("BEGIN IMMEDIATE")
+    timer = threading.Timer(1.5, lambda: other.execute("ROLLBACK"))
+    timer.start()
+    with capture_logs() as logs:
+        report = validate(store, batch)
+    timer.join()
+    other.close()
+    assert report.num_valid == 3000
+    assert len(store.next_lines(batch.id, after=0, limit=5000)) == 3000
+    events = [line["event"] for line in logs]
+    assert events == ["store_unavailable", "store_available_again"]
 
 
 def test_a_process_that_always_ends_early_fails_the_batch(store: SqlStore, tmp_path: Path) -> None:
