@@ -11,10 +11,10 @@ from glinthawk.gateway.workers import WorkerState
 from survival_runs import Deployment, assert_same_texts, make_requests, wait_for
 
 NUM_REQUESTS = 40
-NUM_TOKENS = 160
+NUM_TOKENS = 120
 REQUESTS = make_requests(NUM_REQUESTS, NUM_TOKENS)
-SOME_TOKENS = 1200
-"""Of 8,000: everything is under way, and nothing near its end."""
+SOME_TOKENS = 900
+"""Of 6,000: everything is under way, and nothing near its end."""
 
 Deploy = Callable[..., Deployment]
 
