@@ -1,4 +1,4 @@
-"""The command line: `glinthawk batch | stage | attention | bench`.
+"""The command line: `glinthawk batch | up | gateway | stage | attention | bench`.
 
 Options are made from the fields of the configuration, so that a name means the same everywhere.
 Rooms are imported when a command runs: an attention worker never loads torch, and `--help` is
@@ -16,7 +16,15 @@ import click
 from pydantic import BaseModel
 
 from glinthawk import __version__
-from glinthawk.config import AttentionConfig, BatchConfig, StageConfig, count_cores, load_config
+from glinthawk.config import (
+    AttentionConfig,
+    BatchConfig,
+    GatewayConfig,
+    StageConfig,
+    UpConfig,
+    count_cores,
+    load_config,
+)
 from glinthawk.errors import GlinthawkError, InvalidConfig, UnsupportedModel
 
 EXIT_FAILED = 1
@@ -125,6 +133,41 @@ def attention(config_file: Path | None, **arguments: Any) -> int:
     from glinthawk.attention.server import run_attention
 
     return run_attention(config)
+
+
+@cli.command(context_settings=_CONTEXT)
+@_options(GatewayConfig, "gateway")
+def gateway(config_file: Path | None, **arguments: Any) -> int:
+    """Serve the API over stages and attention workers that register here.
+
+    Files, jobs and results are kept in --data-dir; started again on it, jobs go on. Ends with 0
+    when stopped, 1 when it cannot go on, 2 when its configuration is wrong.
+    """
+    config = load_config(
+        GatewayConfig, "gateway", file=config_file, environment=os.environ, arguments=arguments
+    )
+    return _run_gateway(config)
+
+
+@cli.command(context_settings=_CONTEXT)
+@_options(UpConfig, "up")
+def up(config_file: Path | None, **arguments: Any) -> int:
+    """Serve the API with stages and attention workers of its own, on this machine.
+
+    Starts all processes, prints the URL, and stays until it is stopped.
+    """
+    config = load_config(
+        UpConfig, "up", file=config_file, environment=os.environ, arguments=arguments
+    )
+    return _run_gateway(config)
+
+
+def _run_gateway(config: GatewayConfig) -> int:
+    _configure_logging(config.log_level, config.log_format, "gateway", "gateway")
+    _keep_torch_out()
+    from glinthawk.gateway.server import run_gateway
+
+    return run_gateway(config)
 
 
 @cli.group(context_settings=_CONTEXT)

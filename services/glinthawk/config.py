@@ -63,6 +63,9 @@ def count_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
 def _split_names(value: Any) -> Any:
     if not isinstance(value, str):
         return value
@@ -321,9 +324,10 @@ class GatewayConfig(_Config):
     secret_file: Path | None = Field(
         default=None, description="File with the cluster's shared secret; none without it."
     )
-    keys: bool = Field(
-        default=True,
-        description="Ask for API keys. Without them the API may listen on loopback only.",
+    keys: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="Whether API keys are asked for; auto is on, except on loopback. Off, the API "
+        "may listen on loopback only.",
     )
     keys_file: Path | None = Field(
         default=None,
@@ -350,7 +354,7 @@ class GatewayConfig(_Config):
 
     @model_validator(mode="after")
     def _check_guarded(self) -> Self:
-        if not self.keys and self.host not in ("127.0.0.1", "::1", "localhost"):
+        if self.keys == "off" and self.host not in _LOOPBACK:
             raise ValueError(
                 f"keys are off and host is {self.host}: anyone who reaches it could use it; turn "
                 "keys on, or listen on 127.0.0.1"
@@ -370,9 +374,45 @@ class GatewayConfig(_Config):
         return parse_address(self.listen)
 
     @property
+    def asks_for_keys(self) -> bool:
+        """Whether the HTTP API asks for keys."""
+        return self.keys == "on" or (self.keys == "auto" and self.host not in _LOOPBACK)
+
+    @property
     def model_names(self) -> tuple[str, ...]:
         """Names that a request may give as its model."""
         return self.served_model_name or (self.model,)
+
+
+class UpConfig(GatewayConfig):
+    """A gateway with stages and attention workers of its own, on this machine."""
+
+    min_lane_rows: int = Field(
+        default=256,
+        ge=1,
+        le=65536,
+        description="Sequences that each lane must have before a worker opens another one.",
+    )
+    attention_workers: int = Field(
+        default=1, ge=1, le=4096, description="Attention workers of the memory tier."
+    )
+    kv_memory: Size = Field(
+        default=1 << 30, description="KV memory of each worker, in bytes or like 96GiB."
+    )
+    threads: str | None = Field(
+        default=None,
+        description="Threads of each process: a number, or by role like "
+        "stage=2,attention=1. The default shares out the cores.",
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Of the stages.")
+    dtype: NumberFormat = Field(
+        default="auto",
+        description="Format of weights and activations; auto is float16 on a "
+        "GPU, bfloat16 on a CPU that multiplies it natively, else float32.",
+    )
+    start_timeout_s: float = Field(
+        default=600.0, gt=0, description="Seconds in which the processes must be there."
+    )
 
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)

@@ -22,6 +22,8 @@ from glinthawk.wire.control import fetch_description
 GATEWAY = 17081
 PORTS = {"gateway": (GATEWAY, 17082), "stage": (17083, 17084), "attention": (17085, 17086)}
 DEADLINE_S = 10.0
+KV_MEMORY = 4 << 20
+"""Far less than the job could use, so that the cache is full most of the time."""
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +41,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         grpc_port, metrics_port = PORTS[role]
         options = ("--gateway", f"127.0.0.1:{GATEWAY}", "--name", f"the-{role}")
         ports = ("--grpc-port", str(grpc_port), "--metrics-port", str(metrics_port))
-        more = ("--model", str(model)) if role == "stage" else ("--kv-memory", "64MiB")
+        more = ("--model", str(model)) if role == "stage" else ("--kv-memory", str(KV_MEMORY))
         roles.append([sys.executable, "-m", "glinthawk", role, *options, *ports, *more])
     listen = ("--listen", f"127.0.0.1:{GATEWAY}", "--metrics-port", str(PORTS["gateway"][1]))
     batch = batch_command(source, folder / "out.jsonl", "--model", str(model), *listen)
@@ -120,6 +122,20 @@ def test_metrics_move_with_the_work() -> None:
     assert attention["glinthawk_attention_busy_seconds_total"] > 0
     assert attention["glinthawk_kv_used_bytes"] > 0
     assert attention["glinthawk_received_bytes_total"] > 0
+
+
+@pytest.mark.usefixtures("system")
+def test_kv_is_never_above_its_memory_and_both_sides_count_the_same_capacity() -> None:
+    capacity = read_metrics("attention")["glinthawk_kv_capacity_bytes"]
+    assert capacity == read_metrics("gateway")["glinthawk_kv_capacity_bytes"]
+    highest = 0.0
+    deadline = time.monotonic() + 60
+    while highest < capacity / 2 and time.monotonic() < deadline:
+        used = read_metrics("attention")["glinthawk_kv_used_bytes"]
+        assert used <= capacity <= KV_MEMORY
+        highest = max(highest, used)
+        time.sleep(0.01)
+    assert highest >= capacity / 2, "the job never filled half of the cache"
 
 
 def test_ports_in_use_are_a_refusal_that_names_them(tmp_path: Path) -> None:

@@ -7,6 +7,3 @@ SequenceId = NewType("SequenceId", int)
 
 LaneId = NewType("LaneId", int)
 """A lane, unique within one gateway's life (unsigned 32 bit)."""
-
-WorkerName = NewType("WorkerName", str)
-"""The configured identity of an attention worker."""

@@ -1,7 +1,8 @@
 """Reading a batch file: line by line, in bounded memory, whatever the file holds.
 
-The file is read twice: once for its digest and its number of lines, once for the work. So it
-must be a regular file, and stay as it is while the command runs.
+The batch command reads its file twice: once for its digest and its number of lines, once for the
+work. So it must be a regular file, and stay as it is while the command runs. A job's file is
+split and read by the same functions, so that both doors refuse the same lines.
 """
 
 import hashlib
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
+from typing import BinaryIO
 
 from glinthawk.errors import GlinthawkError, InvalidConfig
 from glinthawk.gateway.requests import BatchLine, RefusedLine, parse_line
@@ -29,6 +31,16 @@ class InputSummary:
 
     sha256: str
     num_lines: int
+
+
+@dataclass(frozen=True)
+class RawLine:
+    """A line that is not blank: its number from 1, where its content begins in the file, and
+    the content without the line end; None where it is too long to be read."""
+
+    number: int
+    offset: int
+    content: bytes | None
 
 
 def check_paths(input_path: Path, output_path: Path) -> None:
@@ -65,7 +77,7 @@ def summarize_input(path: Path, *, max_line_bytes: int = MAX_LINE_BYTES) -> Inpu
     with _open(path) as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         file.seek(0)
-        return InputSummary(sha256, sum(1 for _ in _split(file, max_line_bytes)))
+        return InputSummary(sha256, sum(1 for _ in split_lines(file, max_line_bytes)))
 
 
 def read_input(
@@ -82,14 +94,48 @@ def read_input(
     """
     seen: set[bytes] = set()
     with _open(path) as file:
-        for number, line in _split(file, max_line_bytes):
-            if line is None:
-                message = f"line {number}: longer than {max_line_bytes} bytes; split the request"
-                parsed: BatchLine | RefusedLine = RefusedLine(number, None, message)
-            else:
-                parsed = _refuse_repeated(parse_line(line, number), seen)
-            if number not in finished:
+        for line in split_lines(file, max_line_bytes):
+            parsed = _refuse_repeated(parse_raw_line(line, max_line_bytes), seen)
+            if line.number not in finished:
                 yield parsed
+
+
+def split_lines(file: BinaryIO, max_line_bytes: int) -> Iterator[RawLine]:
+    """Yield the lines that are not blank; at most `max_line_bytes` are held at a time."""
+    number = offset = 0
+    while line := file.readline(max_line_bytes + len(b"\r\n")):
+        number += 1
+        start, offset = offset, offset + len(line)
+        content = line.rstrip(b"\r\n")
+        if number == 1 and content.startswith(_BYTE_ORDER_MARK):
+            content = content.removeprefix(_BYTE_ORDER_MARK)
+            start += len(_BYTE_ORDER_MARK)
+        if len(content) > max_line_bytes:
+            while line and not line.endswith(b"\n"):
+                line = file.readline(_SKIP_BYTES)
+                offset += len(line)
+            yield RawLine(number, start, None)
+        elif content.strip():
+            yield RawLine(number, start, content)
+
+
+def parse_raw_line(line: RawLine, max_line_bytes: int) -> BatchLine | RefusedLine:
+    """Read a line, whatever it holds."""
+    if line.content is None:
+        message = f"line {line.number}: longer than {max_line_bytes} bytes; split the request"
+        return RefusedLine(line.number, None, message)
+    return parse_line(line.content, line.number)
+
+
+def refuse_repeated(line_number: int, custom_id: str) -> RefusedLine:
+    """Return the refusal of a line whose custom_id an earlier line has."""
+    return RefusedLine(
+        line_number,
+        None,
+        f"line {line_number}: custom_id {custom_id!r} stands in an earlier line; each needs its "
+        "own",
+        "custom_id",
+    )
 
 
 def _refuse_repeated(parsed: BatchLine | RefusedLine, seen: set[bytes]) -> BatchLine | RefusedLine:
@@ -99,13 +145,7 @@ def _refuse_repeated(parsed: BatchLine | RefusedLine, seen: set[bytes]) -> Batch
     encoded = parsed.custom_id.encode("utf-8", "surrogatepass")
     digest = hashlib.blake2b(encoded, digest_size=_CUSTOM_ID_DIGEST_BYTES).digest()
     if digest in seen:
-        return RefusedLine(
-            parsed.line_number,
-            None,
-            f"line {parsed.line_number}: custom_id {parsed.custom_id!r} stands in an earlier "
-            "line; each needs its own",
-            "custom_id",
-        )
+        return refuse_repeated(parsed.line_number, parsed.custom_id)
     seen.add(digest)
     return parsed
 
@@ -122,19 +162,3 @@ def _open(path: Path) -> Iterator[BufferedReader]:
             yield file
         except OSError as error:
             raise GlinthawkError(f"reading input {path} failed: {error.strerror}") from error
-
-
-def _split(file: BufferedReader, max_line_bytes: int) -> Iterator[tuple[int, bytes | None]]:
-    """Yield (number from 1, line) of lines that are not blank; None for one that is too long."""
-    number = 0
-    while line := file.readline(max_line_bytes + len(b"\r\n")):
-        number += 1
-        content = line.rstrip(b"\r\n")
-        if number == 1:
-            content = content.removeprefix(_BYTE_ORDER_MARK)
-        if len(content) > max_line_bytes:
-            while line and not line.endswith(b"\n"):
-                line = file.readline(_SKIP_BYTES)
-            yield number, None
-        elif content.strip():
-            yield number, content

@@ -135,6 +135,18 @@ def build_refused_line(ids: LineIds, refused: RefusedLine) -> bytes:
     return build_error_line(ids, refused.custom_id, error)
 
 
+def build_unanswered_line(ids: LineIds, custom_id: str | None, *, code: str, message: str) -> bytes:
+    """Return the output line of a request that was never answered, as OpenAI has it: the batch
+    ended before."""
+    document = {
+        "id": ids.line,
+        "custom_id": custom_id,
+        "response": None,
+        "error": {"code": code, "message": message},
+    }
+    return encode_json_line(document)
+
+
 def encode_json_line(document: Mapping[str, Any]) -> bytes:
     """Return `document` as one line of UTF-8 that every reader takes for one line.
 

@@ -24,6 +24,7 @@ from glinthawk.core.dtype import DType
 from glinthawk.core.geometry import KVGeometry
 from glinthawk.core.step import StepPlan, StepResult
 from glinthawk.errors import GlinthawkError, PeerUnavailable
+from glinthawk.gateway.busy import BusyMeter
 from glinthawk.gateway.lines import LineEvents, StageLines
 from glinthawk.gateway.resets import Resets
 from glinthawk.gateway.roster import Roster, WorkerEntry
@@ -92,6 +93,7 @@ class Cluster:
         # Under the condition's lock: why members went, what is to be reset, who needs a view.
         self._reasons: dict[str, str] = {}
         self._resets = Resets()
+        self._busy = BusyMeter()
         self._is_view_due = False
         # Of the keeper's thread: the stages that steps go through, and the workers told of.
         self._through: tuple[Member, ...] = ()
@@ -183,6 +185,11 @@ class Cluster:
         with self._changed:
             return self._roster.stages()
 
+    def busy_share(self, name: str) -> float | None:
+        """Return the share of the last seconds in which a member computed, None if unknown."""
+        with self._changed:
+            return self._busy.share(name)
+
     def addresses(self) -> dict[str, str]:
         """Return the address (host:port of gRPC) of each member, by name."""
         with self._changed:
@@ -216,12 +223,17 @@ class Cluster:
             self._changed.notify_all()
 
     def on_heartbeat(self, name: str, heartbeat: Heartbeat) -> None:
-        """Figures of a member; nothing here needs them yet."""
+        """Figures of a member: of use is how busy it was."""
+        busy_s = heartbeat.stats.get("busy_seconds")
+        if busy_s is not None:
+            with self._changed:
+                self._busy.note(name, time.monotonic(), busy_s)
 
     def on_leave(self, name: str, reason: str, lost: bool) -> None:
         """A member is gone."""
         with self._changed:
             role = self._roster.remove(name)
+            self._busy.forget(name)
             text = f"{role} {name!r} {'went away' if lost else 'left'}: {reason}"
             self._reasons[name] = text
             self._changed.notify_all()

@@ -42,7 +42,7 @@ from glinthawk.gateway.requests import ParsedRequest
 from glinthawk.gateway.roster import WorkerEntry
 from glinthawk.gateway.workers import WorkerFigures, Workforce
 from glinthawk.models.tokenizer import Tokenizer
-from glinthawk.scheduler import FinishReason, Scheduler, SchedulerStats, SequenceGroup
+from glinthawk.scheduler import FinishReason, Flow, Scheduler, SchedulerStats, SequenceGroup
 from glinthawk.telemetry.logging import get_logger
 from glinthawk.telemetry.metrics import ServiceMetrics
 
@@ -129,11 +129,15 @@ class Engine:
     # --- from any thread
 
     def submit(
-        self, key: Hashable, request: ParsedRequest, listener: Listener | None = None
+        self,
+        key: Hashable,
+        request: ParsedRequest,
+        listener: Listener | None = None,
+        flow: Flow = Flow(),  # noqa: B008 - it is frozen
     ) -> None:
         """Queue a request; `on_done` is called once with its key, after all that `listener`
         hears of."""
-        self._events.put(Submit(key, request, listener))
+        self._events.put(Submit(key, request, listener, flow))
 
     def cancel(self, key: Hashable) -> None:
         """Give a request up: its KV is freed and `on_done` is not called."""
@@ -244,14 +248,14 @@ class Engine:
         self._metrics.requests.inc()
         try:
             for prompt_index in range(len(parsed.prompts)):
-                self._add_group(request, prompt_index)
+                self._add_group(request, prompt_index, event.flow)
         except GlinthawkError as error:
             self._finish(request, error)
             return
         if request.is_finished:
             self._finish(request)
 
-    def _add_group(self, request: OpenRequest, prompt_index: int) -> None:
+    def _add_group(self, request: OpenRequest, prompt_index: int, flow: Flow) -> None:
         """Queue the choices of one prompt that must run through the model."""
         parsed = request.parsed
         prompt = parsed.prompts[prompt_index]
@@ -273,7 +277,7 @@ class Engine:
             sampling, limit = choices[0].sampling, choices[0].max_new_tokens
             runs_to_limit = not parsed.stop and not sampling.stop_token_ids
             self._scheduler.add(
-                SequenceGroup(tuple(starts), limit, limit if runs_to_limit else None)
+                SequenceGroup(tuple(starts), limit, limit if runs_to_limit else None, flow)
             )
 
     def _commit(self, result: StepResult) -> list[SampledToken]:

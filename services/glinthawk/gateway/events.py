@@ -8,6 +8,7 @@ from glinthawk.errors import GlinthawkError
 from glinthawk.gateway.conversation import Listener
 from glinthawk.gateway.requests import ParsedRequest
 from glinthawk.gateway.roster import WorkerEntry
+from glinthawk.scheduler import Flow
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,7 @@ class Submit:
     key: Hashable
     request: ParsedRequest
     listener: Listener | None
+    flow: Flow
 
 
 @dataclass(frozen=True)

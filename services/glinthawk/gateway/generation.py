@@ -7,22 +7,15 @@ one who asked.
 
 import threading
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
 
+from glinthawk.errors import PeerUnavailable
 from glinthawk.gateway.conversation import Listener
 from glinthawk.gateway.engine import Completion, Engine
 from glinthawk.gateway.requests import ModelContext, ParsedRequest
+from glinthawk.scheduler import Flow
 
 OnDone = Callable[[Completion], None]
 """Told once when a request ends; called in the engine's thread, must not block."""
-
-
-@dataclass(frozen=True)
-class Flow:
-    """Whom a request belongs to, for fairness: flows share tokens by their weights."""
-
-    name: str
-    weight: float = 1.0
 
 
 INTERACTIVE = Flow("interactive", 8.0)
@@ -36,17 +29,20 @@ class Generation:
         self.context = context
         self.run_seed = run_seed
         self._engine: Engine | None = None
+        self._is_whole: Callable[[], bool] = lambda: False
         self._lock = threading.Lock()
         self._callers: dict[Hashable, OnDone] = {}
 
-    def attach(self, engine: Engine) -> None:
-        """Connect the engine, whose `on_done` is this object's `finish`."""
+    def attach(self, engine: Engine, is_whole: Callable[[], bool] = lambda: True) -> None:
+        """Connect the engine, whose `on_done` is this object's `finish`. is_whole: says
+        whether its tiers are there."""
+        self._is_whole = is_whole
         self._engine = engine
 
     @property
     def is_ready(self) -> bool:
         """Whether a token can be generated now."""
-        return self._engine is not None and self._engine.failure is None
+        return self._engine is not None and self._engine.failure is None and self._is_whole()
 
     def submit(
         self,
@@ -57,19 +53,23 @@ class Generation:
         flow: Flow = INTERACTIVE,
         listener: Listener | None = None,
     ) -> None:
-        """Queue a request under a key that no other open request has."""
-        assert self._engine is not None, "the engine is attached before a door opens"
+        """Queue a request under a key that no other open request has.
+
+        Raises:
+            PeerUnavailable: the stages were not there yet.
+        """
+        if self._engine is None:
+            raise PeerUnavailable("the stages of the model are not there yet; try again later")
         with self._lock:
             assert key not in self._callers, f"request {key!r} is open already"
             self._callers[key] = on_done
-        self._engine.submit(key, request, listener)
+        self._engine.submit(key, request, listener, flow)
 
     def cancel(self, key: Hashable) -> None:
         """Give a request up: its KV is freed, and nobody is told."""
-        assert self._engine is not None, "the engine is attached before a door opens"
         with self._lock:
             is_open = self._callers.pop(key, None) is not None
-        if is_open:
+        if is_open and self._engine is not None:
             self._engine.cancel(key)
 
     def finish(self, completion: Completion) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import IO
 
-from glinthawk.config import ENVIRONMENT_PREFIX, BatchConfig, PeerConfig, count_cores
+from glinthawk.config import ENVIRONMENT_PREFIX, BatchConfig, PeerConfig, UpConfig, count_cores
 from glinthawk.errors import InvalidConfig, PeerUnavailable
 from glinthawk.telemetry.logging import get_logger
 from glinthawk.telemetry.parent import PARENT_VARIABLE
@@ -22,6 +22,14 @@ EXIT_USAGE = 2
 """Exit code of a process that was started wrongly."""
 
 STOP_GRACE_S = 5.0
+
+REVIVE_AFTER_S = 1.0
+REVIVE_AT_MOST_S = 30.0
+"""Pause before a process that ended is started again: doubled each time, up to the second."""
+
+STEADY_S = 60.0
+"""A process that lived so long is started again without delay."""
+
 _TAIL_LINES = 20
 
 _QUIET_THREADS = {
@@ -75,6 +83,11 @@ class _Child:
 
     def __init__(self, name: str, command: list[str], environment: dict[str, str]) -> None:
         self.name = name
+        self.command = command
+        self.environment = environment
+        self.started_at = time.monotonic()
+        self.ended_at: float | None = None
+        self.pause_s = 0.0
         self.tail: deque[str] = deque(maxlen=_TAIL_LINES)
         self.process = subprocess.Popen(
             command,
@@ -112,7 +125,7 @@ def build_environment(environment: Mapping[str, str], *, threads: int) -> dict[s
     Settings for all processes (`GLINTHAWK_<FIELD>`) were read by the command already, and a port
     among them cannot be everybody's; those for one role (`GLINTHAWK_STAGE_<FIELD>`) stay.
     """
-    fields = {*BatchConfig.model_fields, *PeerConfig.model_fields}
+    fields = {*BatchConfig.model_fields, *UpConfig.model_fields, *PeerConfig.model_fields}
     taken = {ENVIRONMENT_PREFIX + field.upper() for field in fields}
     kept = {name: value for name, value in environment.items() if name not in taken}
     own = {"OMP_NUM_THREADS": str(threads), PARENT_VARIABLE: str(os.getpid())}
@@ -120,9 +133,13 @@ def build_environment(environment: Mapping[str, str], *, threads: int) -> dict[s
 
 
 class Launcher:
-    """The local processes of one batch run. `check` tells of one that ended by itself."""
+    """The local processes of one gateway or batch run.
 
-    def __init__(self, config: BatchConfig, *, gateway_address: str) -> None:
+    One that ended by itself is an error of a batch run (`check`), and is started again under a
+    gateway that stays (`revive`).
+    """
+
+    def __init__(self, config: BatchConfig | UpConfig, *, gateway_address: str) -> None:
         self._config = config
         self._gateway_address = gateway_address
         self._shares = share_threads(
@@ -168,6 +185,31 @@ class Launcher:
                 raise InvalidConfig(child.describe_end())
             if code is not None:
                 raise PeerUnavailable(child.describe_end())
+
+    def revive(self) -> None:
+        """Start processes again that ended, each after a pause that grows while it does not
+        live long. Call it often.
+
+        Raises:
+            InvalidConfig: one was not content with its configuration; it would end again.
+        """
+        now = time.monotonic()
+        for index, child in enumerate(self._children):
+            code = child.process.poll()
+            if code is None:
+                continue
+            if code == EXIT_USAGE:
+                raise InvalidConfig(child.describe_end())
+            if child.ended_at is None:
+                child.ended_at = now
+                lived_long = now - child.started_at >= STEADY_S
+                pause_s = 0.0 if lived_long else max(REVIVE_AFTER_S, 2 * child.pause_s)
+                child.pause_s = min(pause_s, REVIVE_AT_MOST_S)
+                log.warning("process_ended", reason=child.describe_end(), again_s=child.pause_s)
+            if now - child.ended_at >= child.pause_s:
+                successor = _Child(child.name, child.command, child.environment)
+                successor.pause_s = child.pause_s
+                self._children[index] = successor
 
     def stop(self) -> None:
         """End all processes: ask first, then kill. None is left when this returns."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from glinthawk.core.step import TokenLogprobs
-from glinthawk.gateway.detokenize import ChoiceResult
+from glinthawk.gateway.detokenize import ChoiceResult, TextDelta
 from glinthawk.gateway.prompts import Prompt
 from glinthawk.models.tokenizer import IncrementalDetokenizer, Tokenizer
 
@@ -37,7 +37,7 @@ def build_echo(prompt: Prompt, tokenizer: Tokenizer) -> Echo:
     return Echo(text, prompt.tokens, tuple(min(offset, len(text)) for offset in offsets))
 
 
-def build_chat_logprobs(result: ChoiceResult, tokenizer: Tokenizer) -> dict[str, Any]:
+def build_chat_logprobs(result: ChoiceResult | TextDelta, tokenizer: Tokenizer) -> dict[str, Any]:
     """Return `{"content": [{token, logprob, bytes, top_logprobs: [...]}, ...]}`."""
     return {
         "content": [
@@ -53,11 +53,15 @@ def build_chat_logprobs(result: ChoiceResult, tokenizer: Tokenizer) -> dict[str,
 
 
 def build_completion_logprobs(
-    result: ChoiceResult, echo: Echo | None, num_logprobs: int, tokenizer: Tokenizer
+    result: ChoiceResult | TextDelta,
+    echo: Echo | None,
+    num_logprobs: int,
+    tokenizer: Tokenizer,
 ) -> dict[str, Any]:
     """Return `{tokens, token_logprobs, top_logprobs, text_offset}`, lists of equal length.
 
-    With `echo` they begin with the prompt, whose first token has no logprob (null).
+    With `echo`, which goes with a whole result, they begin with the prompt, whose first token
+    has no logprob (null).
     """
     positions: list[TokenLogprobs | None] = []
     tokens: tuple[int, ...] = ()
@@ -65,7 +69,8 @@ def build_completion_logprobs(
     shift = 0
     if echo is not None:
         # A prompt of one token has no logprob to show, so it may come without any.
-        positions += result.prompt_logprobs or [None] * len(echo.tokens)
+        scored = result.prompt_logprobs if isinstance(result, ChoiceResult) else None
+        positions += scored or [None] * len(echo.tokens)
         tokens, offsets, shift = echo.tokens, echo.offsets, len(echo.text)
     positions += result.logprobs or ()
     return {

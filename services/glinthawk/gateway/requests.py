@@ -133,7 +133,7 @@ def parse_line(line: bytes, line_number: int) -> BatchLine | RefusedLine:
         return RefusedLine(line_number, custom_id, f"line {line_number}: {message}", param)
 
     try:
-        document = _load_json(line)
+        document = load_json(line)
     except ValueError as error:
         return refuse(str(error))
     if not isinstance(document, dict):
@@ -231,8 +231,13 @@ def _build_choices(
     )
 
 
-def _load_json(line: bytes) -> Any:
-    """Return the JSON value of `line`; a ValueError says in words what is wrong with it."""
+def load_json(line: bytes) -> Any:
+    """Return the JSON value of `line`, a line or a whole body.
+
+    Raises:
+        ValueError: it is none, or one that nobody means: not-a-number, an integer of hundreds
+            of digits, endless nesting; the message says which.
+    """
     try:
         return json.loads(
             line.decode("utf-8"), parse_constant=_refuse_constant, parse_int=_read_integer

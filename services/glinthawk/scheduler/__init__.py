@@ -3,7 +3,7 @@
 Knows no clock, network, torch or text. The engine drives one `Scheduler`:
 
     add_worker / remove_worker / set_accepting      membership
-    add(group), abort(ids), finish(id)              requests
+    add(group), abort(ids)                          requests
     plan() -> steps to send now, in this order      (sent steps are in flight)
     commit(result, finished) -> Committed           a step came back
     revert(lane, step)                              a worker refused a step: nothing changed
@@ -30,6 +30,7 @@ from glinthawk.scheduler.data import (
     Committed,
     Finished,
     FinishReason,
+    Flow,
     SchedulerStats,
     SequenceGroup,
     WorkerLoad,
@@ -41,6 +42,7 @@ __all__ = [
     "Committed",
     "FinishReason",
     "Finished",
+    "Flow",
     "LaneTimings",
     "ReadyItem",
     "Scheduler",

@@ -10,12 +10,10 @@ from glinthawk.core.step import StepPlan
 from glinthawk.scheduler.config import SchedulerConfig
 from glinthawk.scheduler.data import Finished, FinishReason
 from glinthawk.scheduler.lane import Lane
+from glinthawk.scheduler.lengths import LearnedLengths
 from glinthawk.scheduler.sequence import Group, Phase, Sequence
 from glinthawk.scheduler.waiting import WaitingQueue
 from glinthawk.scheduler.worker import WorkerState
-
-_SLOWEST_MEAN = 100
-"""The mean output length forgets after about this many sequences."""
 
 
 @dataclass(eq=False)
@@ -42,8 +40,7 @@ class Books:
         self.flights: dict[tuple[LaneId, int], Flight] = {}
         self.num_set_back = 0
         self.recomputed_tokens = 0
-        self.mean_output = float(config.default_expected_tokens)
-        self._num_finished = 0
+        self.lengths = LearnedLengths(config.default_expected_tokens)
         self._num_ordered = 0
         self._last_lane = 0
         self._last_step = 0
@@ -76,7 +73,7 @@ class Books:
     def expected_output(self, group: Group) -> int:
         """Return how many tokens each choice of a group is expected to generate."""
         expected = group.expected_new_tokens
-        guess = round(self.mean_output) if expected is None else expected
+        guess = self.lengths.expect(group.flow) if expected is None else expected
         return min(max(1, group.max_new_tokens), max(1, guess))
 
     def set_back(self, sequence: Sequence) -> None:
@@ -106,7 +103,8 @@ class Books:
         worker = sequence.worker
         del self.sequences[sequence.id]
         if reason is not FinishReason.ERROR:
-            self._learn(sequence.num_generated)
+            self.lengths.observe(group.flow, sequence.num_generated)
+        self._settle_charge(sequence)
         finished = Finished(sequence.id, reason, sequence.num_generated)
         if sequence.phase is Phase.QUEUED:
             self.queue.remove(sequence)
@@ -198,10 +196,12 @@ class Books:
     def _is_needed(self, group: Group) -> bool:
         return bool(group.pending or group.unsent_forks)
 
-    def _learn(self, num_generated: int) -> None:
-        self._num_finished += 1
-        weight = 1 / min(self._num_finished + 1, _SLOWEST_MEAN)
-        self.mean_output += (num_generated - self.mean_output) * weight
+    def _settle_charge(self, sequence: Sequence) -> None:
+        """Set right what the flow was charged: a choice that was forked ran no prompt."""
+        if sequence.charged:
+            self.queue.charge(sequence.group.flow, len(sequence.tokens) - sequence.charged)
+        elif sequence.num_generated:
+            self.queue.charge(sequence.group.flow, sequence.num_generated)
 
     def _leave(self, sequence: Sequence) -> None:
         """Take a sequence off its lane or prefill, and off its worker."""

@@ -17,6 +17,18 @@ class FinishReason(StrEnum):
 
 
 @dataclass(frozen=True)
+class Flow:
+    """Whom requests belong to, for fairness: flows share tokens by their weights."""
+
+    name: str = "default"
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.weight > 0:
+            raise InvalidRequest(f"flow {self.name!r} has weight {self.weight}; use more than 0")
+
+
+@dataclass(frozen=True)
 class SequenceGroup:
     """The `n` choices of one prompt.
 
@@ -26,11 +38,13 @@ class SequenceGroup:
         prompt for its logprobs; the token sampled then is reported and is to be ignored.
     expected_new_tokens: how many tokens are expected, when the caller knows better than the
         mean of the sequences that ended so far (say, because end tokens are ignored).
+    flow: whom the request belongs to.
     """
 
     starts: tuple[SequenceStart, ...]
     max_new_tokens: int
     expected_new_tokens: int | None = None
+    flow: Flow = Flow()
 
     def __post_init__(self) -> None:
         if not self.starts:

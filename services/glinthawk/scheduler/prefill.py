@@ -182,10 +182,10 @@ def _admit_next(
 
 
 def _admit(books: Books, worker: WorkerState, sequence: Sequence) -> None:
-    books.queue.remove(sequence)
     group = sequence.group
-    sequence.phase = Phase.PREFILL
     sequence.expected_end = group.prompt_tokens + books.expected_output(group)
+    books.queue.serve(sequence, max(sequence.expected_end, len(sequence.tokens) + 1))
+    sequence.phase = Phase.PREFILL
     worker.place(sequence, worker.geometry.num_pages(len(sequence.tokens)))
     worker.prefilling.append(sequence)
     if worker.planned is not None:

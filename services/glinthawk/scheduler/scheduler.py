@@ -99,7 +99,10 @@ class Scheduler:
             )
         self._check_starts(group)
         record = Group(
-            group.starts[0].prompt_tokens, group.max_new_tokens, group.expected_new_tokens
+            group.starts[0].prompt_tokens,
+            group.max_new_tokens,
+            group.expected_new_tokens,
+            group.flow,
         )
         for number, start in enumerate(group.starts):
             self._add_choice(record, start, is_lead=number == 0)

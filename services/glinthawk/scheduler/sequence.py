@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from glinthawk.core.ids import SequenceId
 from glinthawk.core.step import SequenceStart
-from glinthawk.scheduler.data import FinishReason
+from glinthawk.scheduler.data import FinishReason, Flow
 
 if TYPE_CHECKING:
     from glinthawk.scheduler.lane import Lane
@@ -48,6 +48,7 @@ class Group:
     prompt_tokens: int
     max_new_tokens: int
     expected_new_tokens: int | None
+    flow: Flow
     members: list[Sequence] = field(default_factory=list)
     pending: deque[Sequence] = field(default_factory=deque)
     holder: Sequence | None = None
@@ -67,6 +68,7 @@ class Sequence:
     prefilled: tokens whose prefill was sent. known: the worker was told of it.
     settled: a step of it came back, so its KV is there and may be forked.
     flying: in a step in flight. doomed: ends as soon as it is not in flight.
+    charged: tokens that its flow was charged with when it was first served.
     """
 
     start: SequenceStart
@@ -87,6 +89,7 @@ class Sequence:
     settled: bool = False
     flying: bool = False
     doomed: FinishReason | None = None
+    charged: int = 0
 
     @property
     def id(self) -> SequenceId:

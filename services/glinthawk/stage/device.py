@@ -54,11 +54,6 @@ class ComputePolicy:
         return None if self.activations is self.products else self.activations
 
 
-def torch_dtype(dtype: DType) -> torch.dtype:
-    """Return torch's name of a number format."""
-    return _TORCH[dtype]
-
-
 def choose_policy(device: str = "auto", dtype: str = "auto") -> ComputePolicy:
     """Choose device (`auto`, `cpu`, `cuda`) and formats (`auto` or a `DType` label).
 

@@ -75,6 +75,7 @@ class StageLoop:
         self._early: list[StepArrived] = []
         self._order = 0
         self._prefill_first = False
+        self.busy_s = 0.0
 
     # --- called from other threads
 
@@ -286,6 +287,7 @@ class StageLoop:
         elapsed = self._clock() - started
         self._metrics.segment_seconds.observe(elapsed)
         self._metrics.stage_busy_seconds.inc(elapsed)
+        self.busy_s += elapsed
         if chosen[0].plan.kind is StepKind.DECODE:
             self._metrics.batch_rows.observe(sum(item.rows for item in items))
 

@@ -127,17 +127,6 @@ class SegmentRunner:
         """Finish `layer` with attention's output [rows, Hq D]; return the changed residual."""
         return self._layer(layer).after_attention(residual, output)
 
-    def segment(
-        self,
-        layer: int,
-        residual: torch.Tensor,
-        output: torch.Tensor,
-        positions: torch.Tensor,
-    ) -> torch.Tensor:
-        """Finish `layer` and start the next: return q, k, v of `layer` + 1."""
-        self.after_attention(layer, residual, output)
-        return self.before_attention(layer + 1, residual, positions)
-
     @torch.inference_mode()
     def logits(self, residual: torch.Tensor) -> torch.Tensor:
         """Return the logits of every row: float32 [rows, vocabulary]."""

@@ -140,4 +140,8 @@ class _StageRole(Role):
 
     def stats(self) -> Mapping[str, float]:
         """Return what heartbeats carry."""
-        return {"first_layer": self._offer.first_layer, "last_layer": self._offer.last_layer}
+        return {
+            "first_layer": self._offer.first_layer,
+            "last_layer": self._offer.last_layer,
+            "busy_seconds": self._loop.busy_s,
+        }

@@ -3,7 +3,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -214,3 +214,36 @@ def is_alive(pid: int) -> bool:
         return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def revive_for(launcher: Launcher, seconds: float, until: Callable[[], bool] | None = None) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and not (until is not None and until()):
+        launcher.revive()
+        time.sleep(0.05)
+
+
+def test_a_process_that_ended_is_started_again_after_a_pause(launcher: Launcher) -> None:
+    launcher.start()
+    first = find_child("attention-0")
+    os.kill(first, signal.SIGKILL)
+
+    def is_there_again() -> bool:
+        return any(
+            "attention-0" in words and pid != first for pid, words in find_children().items()
+        )
+
+    revive_for(launcher, 30.0, is_there_again)
+    assert find_child("attention-0") != first
+    assert find_child("attention-1")
+
+
+def test_a_process_with_a_wrong_configuration_is_not_started_again(tmp_path: Path) -> None:
+    config = make_config(tmp_path, model=str(tmp_path / "no-such-model"))
+    launcher = Launcher(config, gateway_address=UNREACHABLE)
+    try:
+        launcher.start()
+        with pytest.raises(InvalidConfig, match="no-such-model"):
+            revive_for(launcher, 30.0)
+    finally:
+        launcher.stop()

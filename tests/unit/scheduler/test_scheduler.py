@@ -146,6 +146,16 @@ def test_a_prompt_is_prefilled_then_decoded_to_its_length() -> None:
     assert engine.ledgers["w0"].used == 0
 
 
+def test_a_job_smaller_than_a_lane_steps_at_once_and_waits_for_nobody() -> None:
+    engine = Engine(400, max_lane_rows=256, min_lane_rows=128)
+    sequences = set(engine.add(5, 3)) | set(engine.add(6, 3))
+    (prefill,) = engine.plan()
+    assert set(prefill.sequences.tolist()) == sequences
+    engine.commit(prefill)
+    (decode,) = engine.plan()
+    assert (decode.kind, set(decode.sequences.tolist())) == (StepKind.DECODE, sequences)
+
+
 def test_several_prompts_share_a_prefill_step_and_a_long_one_goes_in_chunks() -> None:
     engine = Engine(40)
     engine.add(6, 4)

@@ -6,7 +6,7 @@ import torch
 from glinthawk.core.dtype import DType
 from glinthawk.errors import InvalidConfig
 from glinthawk.stage import device
-from glinthawk.stage.device import choose_policy, has_native_bfloat16, set_threads, torch_dtype
+from glinthawk.stage.device import choose_policy, has_native_bfloat16, set_threads
 
 
 def test_a_cpu_multiplies_in_float32_unless_it_has_bfloat16_products() -> None:
@@ -19,7 +19,7 @@ def test_a_cpu_multiplies_in_float32_unless_it_has_bfloat16_products() -> None:
     for dtype, (wire, products, rounded_to) in expected.items():
         policy = choose_policy("cpu", dtype)
         assert (policy.wire, policy.products, policy.rounded_to) == (wire, products, rounded_to)
-        assert policy.activations is torch_dtype(wire)
+        assert policy.activations is getattr(torch, dtype)
 
 
 def test_auto_takes_bfloat16_only_where_it_is_native(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,7 +27,7 @@ def test_auto_takes_bfloat16_only_where_it_is_native(monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(device, "has_native_bfloat16", lambda n=native: n)
         policy = choose_policy("cpu")
         assert policy.wire is wire
-        assert policy.products is torch_dtype(wire)
+        assert policy.products is getattr(torch, wire.label)
 
 
 def test_a_device_or_format_that_is_not_there_is_refused_by_name() -> None:

@@ -61,7 +61,7 @@ class Store(ABC):
         purpose: FilePurpose | None = None,
         newest_first: bool = True,
     ) -> Sequence[FileRecord]:
-        """Return up to `limit` files behind the file `after`, by creation."""
+        """Return up to `limit` files behind the file with the id `after`, by creation."""
 
     @abstractmethod
     def open_file(self, file_id: str) -> AbstractContextManager[BinaryIO]:
@@ -79,7 +79,10 @@ class Store(ABC):
 
     @abstractmethod
     def create_batch(self, batch: BatchRecord) -> BatchRecord:
-        """Keep a new batch. Raises NotFound if its input file is not there."""
+        """Keep a new batch and return it with its id, which is made here whatever it was given.
+
+        Raises NotFound if its input file is not there.
+        """
 
     @abstractmethod
     def get_batch(self, batch_id: str) -> BatchRecord:
@@ -94,7 +97,7 @@ class Store(ABC):
         statuses: Sequence[BatchStatus] | None = None,
         newest_first: bool = True,
     ) -> Sequence[BatchRecord]:
-        """Return up to `limit` batches behind the batch `after`, by creation."""
+        """Return up to `limit` batches behind the batch with the id `after`, by creation."""
 
     @abstractmethod
     def update_batch(
@@ -121,7 +124,8 @@ class Store(ABC):
     def add_results(self, results: Mapping[str, Sequence[LineResult]]) -> None:
         """Commit results of lines, by batch id, all in one transaction; counts follow.
 
-        The first result of a line stays; a later one changes nothing.
+        The first result of a line stays; a later one changes nothing, nor does one for a batch
+        that is final. A result needs no line: those of an input that are no request have none.
         """
 
     @abstractmethod
@@ -130,7 +134,11 @@ class Store(ABC):
 
     @abstractmethod
     def drop_lines(self, batch_id: str) -> None:
-        """Forget the lines and results of a batch that is final; its files and counts stay."""
+        """Forget the lines and results of a batch that is final; its files and counts stay.
+
+        In several transactions, so that others can write in between; call it again after an
+        error. Raises InvalidRequest if the batch is not final.
+        """
 
     # --- keys, epoch
 

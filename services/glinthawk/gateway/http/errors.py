@@ -1,0 +1,172 @@
+"""Errors as OpenAI's clients read them: one shape for every answer that is not a success.
+
+    {"error": {"message": ..., "type": ..., "param": ... or null, "code": ... or null}}
+
+`code` is a word or null here, as OpenAI has it; clients branch on it. Nothing that is raised by
+accident shows its text to a caller or in a log, for it may hold a prompt.
+"""
+
+import traceback
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from glinthawk.errors import (
+    CapacityExceeded,
+    GlinthawkError,
+    InvalidRequest,
+    InvariantBroken,
+    Unauthenticated,
+)
+from glinthawk.gateway.bodies import build_error_body, encode_json_line
+from glinthawk.gateway.fields import shown
+from glinthawk.telemetry.logging import get_logger
+
+log = get_logger("gateway.http")
+
+RETRY_AFTER_S = 1
+"""Seconds after which a call that found no room, or nobody at work, may come again."""
+
+
+class RefusedCall(InvalidRequest):
+    """A refusal that has a status or a code of its own in HTTP."""
+
+    def __init__(
+        self,
+        status: HTTPStatus,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+    ) -> None:
+        super().__init__(message, param=param)
+        self.status = status
+        self.code = code
+
+
+class JsonAnswer(Response):
+    """A JSON body; text that UTF-8 cannot carry is escaped, not an error."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        """Return the body's bytes."""
+        return encode_json_line(content)
+
+
+def build_error(error: GlinthawkError) -> tuple[int, dict[str, Any]]:
+    """Return the status and the body that tell a caller of `error`."""
+    status, body = build_error_body(error)
+    code = None
+    if isinstance(error, RefusedCall):
+        status, code = int(error.status), error.code
+    elif isinstance(error, Unauthenticated):
+        code = "invalid_api_key"
+    elif isinstance(error, CapacityExceeded):
+        code = "rate_limit_exceeded"
+    return status, {"error": body["error"] | {"code": code}}
+
+
+def build_error_answer(error: GlinthawkError) -> JsonAnswer:
+    """Return the whole answer to a caller whose call ended in `error`."""
+    status, body = build_error(error)
+    headers: dict[str, str] = {}
+    if status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
+        headers["retry-after"] = str(RETRY_AFTER_S)
+    elif status == HTTPStatus.UNAUTHORIZED:
+        headers["www-authenticate"] = "Bearer"
+    elif status == HTTPStatus.CONFLICT:
+        # OpenAI's client tries a conflict again unless it is told not to.
+        headers["x-should-retry"] = "false"
+    return JsonAnswer(body, status_code=status, headers=headers)
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Translate what routes and the framework raise."""
+
+    @app.exception_handler(GlinthawkError)
+    async def answer_ours(request: Request, error: GlinthawkError) -> Response:
+        answer = build_error_answer(error)
+        if answer.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            log.warning("http_call_failed", route=_route(request.scope), error=type(error).__name__)
+        return answer
+
+    @app.exception_handler(RequestValidationError)
+    async def answer_parameter(_: Request, error: RequestValidationError) -> Response:
+        problem = error.errors()[0]
+        param = str(problem["loc"][-1])
+        message = f"{param} {shown(problem.get('input'))}: {problem['msg']}"
+        return build_error_answer(InvalidRequest(message, param=param))
+
+    @app.exception_handler(HTTPException)
+    async def answer_framework(request: Request, error: HTTPException) -> Response:
+        answer = build_error_answer(_translate(request, error))
+        answer.headers.update(error.headers or {})
+        return answer
+
+
+def _translate(request: Request, error: HTTPException) -> GlinthawkError:
+    where = f"{request.method} {shown(request.url.path)}"
+    status = HTTPStatus(error.status_code)
+    if status is HTTPStatus.NOT_FOUND:
+        message = f"there is no {where}; /openapi.json lists what there is"
+        return RefusedCall(status, message, code="unknown_url")
+    if status is HTTPStatus.METHOD_NOT_ALLOWED:
+        allowed = _allowed(error.headers)
+        return RefusedCall(status, f"{where} is not allowed{allowed}", code="method_not_allowed")
+    return RefusedCall(status, f"{where}: {error.detail}")
+
+
+def _route(scope: Scope) -> str | None:
+    """Return the pattern of the path that was called; the path itself may hold anything."""
+    path = getattr(scope.get("route"), "path", None)
+    return path if isinstance(path, str) else None
+
+
+def _allowed(headers: Mapping[str, str] | None) -> str:
+    methods = (headers or {}).get("Allow")
+    return f"; use {methods}" if methods else ""
+
+
+class Boundary:
+    """The outermost layer: a defect of ours becomes a 500, and a line in the log that says where.
+
+    The line has no text of the exception: that may hold what the caller wrote.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one call."""
+        is_started = False
+
+        async def send_noted(message: Message) -> None:
+            nonlocal is_started
+            is_started = is_started or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_noted)
+        except ClientDisconnect:
+            return  # nobody is left to answer
+        except Exception as error:  # noqa: BLE001 - the server's boundary
+            frames = traceback.extract_tb(error.__traceback__)[-4:]
+            log.error(
+                "http_call_failed",
+                route=_route(scope),
+                error=type(error).__name__,
+                where=[f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames],
+            )
+            if not is_started:  # else the server cuts the connection, so that it is no whole answer
+                defect = InvariantBroken(
+                    f"a defect of the gateway ({type(error).__name__}); its log says where"
+                )
+                await build_error_answer(defect)(scope, receive, send)

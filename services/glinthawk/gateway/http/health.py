@@ -1,0 +1,46 @@
+"""Whether the gateway lives, whether it can generate, and its figures. No key is asked for."""
+
+from fastapi import APIRouter
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel
+from starlette.responses import PlainTextResponse, Response
+
+from glinthawk.errors import PeerUnavailable
+from glinthawk.gateway.http import schemas
+from glinthawk.gateway.http.errors import JsonAnswer
+from glinthawk.gateway.http.services import HttpServices
+
+
+class State(BaseModel):
+    """How the gateway is."""
+
+    status: str
+
+
+def build_health_routes(services: HttpServices) -> APIRouter:
+    """Return the routes for probes and for Prometheus."""
+    router = APIRouter(tags=["Health"])
+
+    @router.get("/health", summary="Is the process alive?", response_model=State)
+    async def is_alive() -> JsonAnswer:
+        return JsonAnswer({"status": "ok"})
+
+    @router.get(
+        "/ready",
+        summary="Can a token be generated now?",
+        response_model=State,
+        responses={503: {"description": "Not now.", "model": schemas.ErrorBody}},
+    )
+    async def is_ready() -> JsonAnswer:
+        if not services.generation.is_ready:
+            raise PeerUnavailable(
+                "no token can be generated now: stages or attention workers are missing, or the "
+                "engine has ended; the gateway's log has the reason"
+            )
+        return JsonAnswer({"status": "ready"})
+
+    @router.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)
+    def show_metrics() -> Response:
+        return Response(generate_latest(services.registry), media_type=CONTENT_TYPE_LATEST)
+
+    return router

@@ -1,0 +1,75 @@
+"""How much a caller may have open at a time: requests, and tokens of prompts and outputs.
+
+One account for each key, and one for all where no keys are asked for. Used from the event
+loop's thread alone.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from glinthawk.errors import CapacityExceeded, InvalidRequest
+from glinthawk.gateway.http.services import HttpLimits
+
+
+@dataclass
+class _Account:
+    num_requests: int = 0
+    num_tokens: int = 0
+
+
+class Accounts:
+    """What each caller has open. name: of the key; None is the account of all without keys."""
+
+    def __init__(self, limits: HttpLimits) -> None:
+        self._limits = limits
+        self._accounts: dict[str | None, _Account] = {}
+
+    def check(self, name: str | None) -> None:
+        """Refuse a caller who may not open one more request, before work is spent on it.
+
+        Raises:
+            CapacityExceeded: as many are open as may be.
+        """
+        account = self._accounts.get(name)
+        if account is not None and account.num_requests >= self._limits.max_key_requests:
+            raise CapacityExceeded(
+                f"{account.num_requests} requests of {_describe(name)} are open, the most there "
+                "may be; wait until one has ended"
+            )
+
+    @contextmanager
+    def open(self, name: str | None, num_tokens: int) -> Iterator[None]:
+        """Count a request, with all tokens that it may come to, while the block runs.
+
+        Raises:
+            InvalidRequest: it alone is over the limit.
+            CapacityExceeded: it is over the limit together with what is open.
+        """
+        self.check(name)
+        limit = self._limits.max_key_tokens
+        if num_tokens > limit:
+            raise InvalidRequest(
+                f"prompts and outputs of this request may come to {num_tokens} tokens; "
+                f"{_describe(name)} may have {limit} open. Lower max_tokens or n",
+                param="max_tokens",
+            )
+        account = self._accounts.setdefault(name, _Account())
+        if account.num_tokens + num_tokens > limit:
+            raise CapacityExceeded(
+                f"{account.num_tokens} tokens of {_describe(name)} are open and {num_tokens} "
+                f"would come; {limit} may be. Wait until a request has ended"
+            )
+        account.num_requests += 1
+        account.num_tokens += num_tokens
+        try:
+            yield
+        finally:
+            account.num_requests -= 1
+            account.num_tokens -= num_tokens
+            if not account.num_requests:
+                self._accounts.pop(name, None)
+
+
+def _describe(name: str | None) -> str:
+    return "all callers" if name is None else f"key {name!r}"

@@ -1,0 +1,279 @@
+"""The gateway process: the API, the jobs behind it, and the engine over the tiers.
+
+    HTTP  --> generation --+                         stages, workers --register--> gRPC server
+    jobs  --> generation --+--> engine --> tiers <--'
+    store <-- files, jobs, results                   control API --> inspection, drains
+
+`glinthawk gateway` waits for stages and workers that run elsewhere; `glinthawk up` starts its
+own and starts them again when they end. Either stays until a signal ends it.
+"""
+
+import signal
+import threading
+from contextlib import ExitStack
+from types import FrameType
+
+from prometheus_client import CollectorRegistry
+from rich.console import Console
+
+from glinthawk import __version__
+from glinthawk.config import GatewayConfig, UpConfig
+from glinthawk.core.dtype import DType
+from glinthawk.errors import GlinthawkError, InvalidConfig
+from glinthawk.gateway.control import Operations, build_control_app
+from glinthawk.gateway.generation import Generation
+from glinthawk.gateway.http.app import build_app
+from glinthawk.gateway.http.server import HttpServer
+from glinthawk.gateway.http.services import HttpLimits, HttpServices
+from glinthawk.gateway.inspection import Inspector
+from glinthawk.gateway.jobs.metrics import JobMetrics
+from glinthawk.gateway.jobs.runner import JobRunner
+from glinthawk.gateway.jobs.services import JobServices, JobSettings
+from glinthawk.gateway.keys import KeyRing
+from glinthawk.gateway.launcher import Launcher
+from glinthawk.gateway.requests import ModelContext
+from glinthawk.gateway.store.interface import Store
+from glinthawk.gateway.store.sql import open_store
+from glinthawk.gateway.tiers import LaneSettings, Tiers, TiersSettings
+from glinthawk.models.config import ModelConfig
+from glinthawk.models.hf_tokenizer import load_tokenizer
+from glinthawk.models.load import load_config
+from glinthawk.models.source import ModelFiles, model_digest, resolve_model
+from glinthawk.telemetry.logging import get_logger
+from glinthawk.telemetry.metrics import ServiceMetrics, serve_metrics
+from glinthawk.wire.control import Description, attach_control
+from glinthawk.wire.grpc_server import GrpcServer
+
+log = get_logger("gateway.server")
+
+EXIT_OK = 0
+TICK_S = 0.5
+
+HTTP_GRACE_S = 5.0
+"""How long open calls may go on when the gateway is stopped."""
+
+
+class _Stopped(Exception):
+    """A signal came before everything was up."""
+
+
+def run_gateway(config: GatewayConfig) -> int:
+    """Serve until a signal comes, and return the exit code.
+
+    Raises:
+        InvalidConfig: the gateway cannot work as it was configured.
+        GlinthawkError: it cannot go on; what is stored stays.
+    """
+    stop = threading.Event()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end)
+    with ExitStack() as stack:
+        gateway = _Gateway(config, stack, stop)
+        try:
+            gateway.start()
+            gateway.serve()
+        except _Stopped:
+            pass
+    return EXIT_OK
+
+
+class _Gateway:
+    """One gateway. What it starts is ended by `stack`, the last first."""
+
+    def __init__(self, config: GatewayConfig, stack: ExitStack, stop: threading.Event) -> None:
+        self._config = config
+        self._stack = stack
+        self._stop = stop
+        self._console = Console(stderr=True)
+        files: ModelFiles = resolve_model(config.model, revision=config.revision)
+        self._model: ModelConfig = load_config(files)
+        _check_sizes(config, self._model)
+        self._registry = CollectorRegistry()
+        self._metrics = ServiceMetrics(self._registry)
+        self._store: Store = open_store(config.data_dir)
+        stack.callback(self._store.close)
+        tokenizer = load_tokenizer(files)
+        context = ModelContext(
+            tokenizer,
+            self._max_sequence_length,
+            frozenset(self._model.eos_token_ids),
+            vocab_size=self._model.vocab_size,
+        )
+        self._generation = Generation(context, run_seed=config.seed)
+        self._grpc = GrpcServer(*config.listen_address, secret=config.secret)
+        self._tiers = Tiers(
+            self._tiers_settings(model_digest(files)),
+            self._grpc,
+            tokenizer,
+            next_epoch=self._store.next_epoch,
+            on_done=self._generation.finish,
+            metrics=self._metrics,
+        )
+        self._jobs = JobRunner(
+            JobServices(self._store, self._generation, JobMetrics(self._registry)),
+            JobSettings(config.max_line_bytes, config.model_names),
+        )
+        self._inspector = Inspector(
+            config.model_names[0],
+            config.stages,
+            self._tiers.cluster,
+            self._jobs,
+            is_ready=lambda: self._generation.is_ready,
+        )
+        self._operations = Operations(self._inspector)
+        self._launcher: Launcher | None = None
+        self._was_ready = False
+
+    # --- start
+
+    def start(self) -> None:
+        """Open the doors, then wait for the stages and start the engine and the jobs.
+
+        Raises:
+            InvalidConfig: a port is taken, or a process of ours refuses its configuration.
+        """
+        config, stack = self._config, self._stack
+        attach_control(self._grpc, self._describe)
+        self._grpc.start()
+        stack.callback(self._grpc.stop, 0.2)
+        metrics = serve_metrics(self._registry, config.host, config.metrics_port)
+        stack.callback(metrics.close)
+        self._tiers.start()
+        if isinstance(config, UpConfig):
+            self._launcher = Launcher(config, gateway_address=self._grpc.address)
+            stack.callback(self._launcher.stop)
+            self._launcher.start()
+        stack.callback(self._tiers.stop, "the gateway ends")
+        self._open_doors(metrics.port)
+        engine = self._tiers.start_engine(None, self._look_after)
+        self._generation.attach(engine, lambda: self._tiers.is_ready)
+        self._inspector.attach(engine)
+        self._operations.attach(engine)
+        self._grpc.set_serving(True)
+        self._jobs.start()
+        stack.callback(self._jobs.stop)
+
+    def _open_doors(self, metrics_port: int) -> None:
+        config = self._config
+        http = HttpServer(
+            build_app(self._build_services()),
+            config.host,
+            config.port,
+            certificate=config.tls_certificate,
+            key=config.tls_key,
+        )
+        http.start()
+        self._stack.callback(http.stop, HTTP_GRACE_S)
+        control_host = config.listen_address[0] if config.secret is not None else "127.0.0.1"
+        control = HttpServer(
+            build_control_app(self._operations, config.secret), control_host, config.control_port
+        )
+        control.start()
+        self._stack.callback(control.stop, 1.0)
+        scheme = "http" if config.tls_certificate is None else "https"
+        url = f"{scheme}://{config.host}:{http.port}"
+        log.info(
+            "listening",
+            url=url,
+            grpc=self._grpc.address,
+            control_port=control.port,
+            metrics_port=metrics_port,
+        )
+        self._console.print(f"[bold]{url}[/bold]  the API, OpenAI's: base URL {url}/v1")
+        self._console.print(
+            f"stages and workers register at {self._grpc.address}; control at "
+            f"{control_host}:{control.port}, metrics at {config.host}:{metrics_port}"
+        )
+        if config.asks_for_keys and not self._store.list_keys() and config.keys_file is None:
+            self._console.print(
+                "there is no API key yet: make one with  glinthawk keys create NAME --data-dir "
+                f"{config.data_dir}"
+            )
+
+    def _build_services(self) -> HttpServices:
+        config = self._config
+        keys = KeyRing(self._store, path=config.keys_file) if config.asks_for_keys else None
+        return HttpServices(
+            generation=self._generation,
+            store=self._store,
+            jobs=self._jobs,
+            keys=keys,
+            limits=HttpLimits.of(config),
+            model_names=config.model_names,
+            registry=self._registry,
+        )
+
+    # --- serve
+
+    def serve(self) -> None:
+        """Stay until a signal comes.
+
+        Raises:
+            GlinthawkError: the engine or the jobs cannot go on.
+        """
+        while not self._stop.wait(TICK_S):
+            self._tick()
+            failure = self._tiers.engine.failure
+            if failure is not None:
+                raise failure
+            if not self._jobs.is_alive:
+                raise GlinthawkError("the job runner ended; the log has the reason")
+
+    def _look_after(self) -> None:
+        if self._stop.is_set():
+            raise _Stopped
+        self._tick()
+
+    def _tick(self) -> None:
+        if self._launcher is not None:
+            self._launcher.revive()
+        self._inspector.tick()
+        is_ready = self._generation.is_ready
+        if is_ready != self._was_ready:
+            self._was_ready = is_ready
+            log.info("ready" if is_ready else "not_ready")
+            self._console.print("ready" if is_ready else "not ready: stages or workers are missing")
+
+    # --- what it is
+
+    def _describe(self) -> Description:
+        return Description("gateway", "gateway", __version__, stats=self._operations.inspect())
+
+    @property
+    def _max_sequence_length(self) -> int:
+        return self._config.max_sequence_length or self._model.context_length
+
+    def _tiers_settings(self, digest: str) -> TiersSettings:
+        config = self._config
+        return TiersSettings(
+            model=self._model,
+            model_digest=digest,
+            num_stages=config.stages,
+            num_workers=0,
+            kv_dtype=None if config.kv_dtype == "auto" else DType.parse(config.kv_dtype),
+            max_sequence_length=self._max_sequence_length,
+            lanes=LaneSettings(
+                num_lanes=config.lanes or max(2, 2 * config.stages),
+                max_lane_rows=config.max_lane_rows,
+                min_lane_rows=config.min_lane_rows,
+                prefill_tokens=config.prefill_tokens,
+            ),
+            transport=config.transport,
+            secret=config.secret,
+            survives=True,
+        )
+
+
+def _check_sizes(config: GatewayConfig, model: ModelConfig) -> None:
+    """Refuse sizes that the model rules out, before anything is started."""
+    longest = config.max_sequence_length
+    if longest is not None and longest > model.context_length:
+        raise InvalidConfig(
+            f"--max-sequence-length {longest} is above the model's context of "
+            f"{model.context_length} tokens; lower it"
+        )
+    model.split_layers(config.stages)

@@ -1,0 +1,115 @@
+"""Batches in the database: rows to records and back, and changes by compare-and-set."""
+
+import dataclasses
+import uuid
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from typing import Any
+
+from sqlalchemy import Connection, Row, insert, select, update
+
+from glinthawk.errors import InvariantBroken, NotFound
+from glinthawk.gateway.store.database import Database
+from glinthawk.gateway.store.paging import fetch_page
+from glinthawk.gateway.store.records import BatchError, BatchRecord, BatchStatus, RequestCounts
+from glinthawk.gateway.store.tables import BATCHES, FILES
+
+_CHANGEABLE = {field.name for field in dataclasses.fields(BatchRecord)} - {"id", "counts"} | {
+    "total"
+}
+
+
+class BatchTable:
+    """The methods of `Store` about batches."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def create(self, batch: BatchRecord) -> BatchRecord:
+        """See `Store.create_batch`."""
+        values = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
+        counts = dataclasses.asdict(values.pop("counts"))
+        values["id"] = f"batch_{uuid.uuid4().hex}"
+        with self._database.write() as connection:
+            file_id = batch.input_file_id
+            if connection.scalar(select(FILES.c.id).where(FILES.c.id == file_id)) is None:
+                raise NotFound(f"there is no file {file_id!r} to be the input of a batch")
+            connection.execute(insert(BATCHES).values(**_encode(values), **counts))
+            return _build_record(find_batch(connection, values["id"]))
+
+    def get(self, batch_id: str) -> BatchRecord:
+        """See `Store.get_batch`."""
+        with self._database.read() as connection:
+            return _build_record(find_batch(connection, batch_id))
+
+    def list(
+        self,
+        *,
+        limit: int,
+        after: str | None,
+        statuses: Sequence[BatchStatus] | None,
+        newest_first: bool,
+    ) -> Sequence[BatchRecord]:
+        """See `Store.list_batches`."""
+        rows = select(BATCHES)
+        if statuses is not None:
+            rows = rows.where(BATCHES.c.status.in_([status.value for status in statuses]))
+        with self._database.read() as connection:
+            page = fetch_page(
+                connection, rows, BATCHES, limit=limit, after=after, newest_first=newest_first
+            )
+        return [_build_record(row) for row in page]
+
+    def update(
+        self, batch_id: str, only_from: Sequence[BatchStatus], changes: Mapping[str, Any]
+    ) -> BatchRecord:
+        """See `Store.update_batch`."""
+        unknown = sorted(changes.keys() - _CHANGEABLE)
+        if unknown:
+            raise InvariantBroken(
+                f"{', '.join(unknown)} of a batch cannot be changed, only "
+                f"{', '.join(sorted(_CHANGEABLE))}"
+            )
+        with self._database.write() as connection:
+            row = find_batch(connection, batch_id)
+            if changes and row.status in {status.value for status in only_from}:
+                matching = update(BATCHES).where(BATCHES.c.sequence == row.sequence)
+                connection.execute(matching.values(**_encode(changes)))
+                row = find_batch(connection, batch_id)
+            return _build_record(row)
+
+
+def find_batch(connection: Connection, batch_id: str) -> Row[Any]:
+    """Return a batch's row. Raises NotFound if there is no such batch."""
+    row = connection.execute(select(BATCHES).where(BATCHES.c.id == batch_id)).one_or_none()
+    if row is None:
+        raise NotFound(f"there is no batch {batch_id!r}")
+    return row
+
+
+def _encode(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn what a record holds into what a column holds."""
+    encoded: dict[str, Any] = {}
+    for name, value in values.items():
+        if name == "errors":
+            encoded[name] = [dataclasses.asdict(error) for error in value]
+        elif name == "metadata":
+            encoded[name] = dict(value)
+        else:
+            encoded[name] = value.value if isinstance(value, Enum) else value
+    return encoded
+
+
+def _build_record(row: Row[Any]) -> BatchRecord:
+    plain = {name: value for name, value in row._mapping.items() if name in _CHANGEABLE}
+    del plain["total"]
+    return BatchRecord(
+        **plain
+        | {
+            "id": row.id,
+            "status": BatchStatus(row.status),
+            "outcome": None if row.outcome is None else BatchStatus(row.outcome),
+            "counts": RequestCounts(row.total, row.completed, row.failed),
+            "errors": tuple(BatchError(**error) for error in row.errors),
+        }
+    )

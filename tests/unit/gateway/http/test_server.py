@@ -1,0 +1,88 @@
+"""The server around the application: its port, TLS, and how it ends."""
+
+import subprocess
+import threading
+from pathlib import Path
+
+import httpx
+import pytest
+
+from glinthawk.errors import InvalidConfig
+from glinthawk.gateway.http.server import HttpServer
+from unit.gateway.http.serving import CHAT, LONG, serve, wait_until
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("tls")
+    certificate, key = folder / "cert.pem", folder / "key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
+         "-nodes", "-days", "2", "-subj", "/CN=localhost", "-addext",
+         "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)],
+        check=True,
+        capture_output=True,
+    )  # fmt: skip
+    return certificate, key
+
+
+def test_tls_by_certificate_files(certificate: tuple[Path, Path], tmp_path: Path) -> None:
+    with serve(tmp_path, certificate=certificate[0], key=certificate[1]) as served:
+        assert served.url.startswith("https")
+        assert served.http.get("/health").status_code == 200
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"{served.url}/health")
+
+
+def test_files_that_are_no_certificate_are_refused(
+    certificate: tuple[Path, Path], tmp_path: Path
+) -> None:
+    with serve(tmp_path) as served:
+        app = served.app
+        for wrong in (tmp_path / "none.pem", certificate[1]):
+            with pytest.raises(InvalidConfig, match=str(wrong)):
+                HttpServer(app, "127.0.0.1", 0, certificate=wrong, key=certificate[1])
+
+
+def test_a_port_in_use_is_refused_with_its_number(tmp_path: Path) -> None:
+    with serve(tmp_path) as served, pytest.raises(InvalidConfig, match=str(served.server.port)):
+        HttpServer(served.app, "127.0.0.1", served.server.port)
+
+
+def test_stopping_lets_open_calls_end(tmp_path: Path) -> None:
+    answers = []
+    with serve(tmp_path) as served:
+        served.tiers.pace_s = 0.05
+
+        def ask() -> None:
+            body = LONG | {"max_tokens": 10}
+            answers.append(httpx.post(served.url + CHAT, json=body, timeout=30))
+
+        asker = threading.Thread(target=ask)
+        asker.start()
+        wait_until(lambda: not served.is_idle(), "the call runs")
+        served.server.stop(20.0)
+        asker.join(20)
+        assert [answer.status_code for answer in answers] == [200]
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"{served.url}/health")
+
+
+def test_stopping_cuts_off_calls_that_do_not_end(tmp_path: Path) -> None:
+    with serve(tmp_path) as served:
+        served.tiers.script, served.tiers.pace_s = [*b"a"], 0.5
+        with served.http.stream("POST", CHAT, json=LONG | {"stream": True}) as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            served.server.stop(1.0)  # by itself the call would run for more than two minutes
+            with pytest.raises(httpx.RemoteProtocolError):
+                list(lines)
+        wait_until(served.is_idle, "the call that was cut off is given up")
+
+
+def test_a_server_that_never_started_can_be_stopped(tmp_path: Path) -> None:
+    with serve(tmp_path) as served:
+        other = HttpServer(served.app, "127.0.0.1", 0)
+        other.stop(1.0)
+        again = HttpServer(served.app, "127.0.0.1", other.port)
+        again.stop(1.0)
