@@ -33,7 +33,15 @@ from glinthawk.telemetry.metrics import ServiceMetrics
 from glinthawk.wire.dial import DialOptions
 from glinthawk.wire.grpc_server import GrpcServer
 from glinthawk.wire.membership_server import MembershipServer
-from glinthawk.wire.messages import Accepted, Heartbeat, Member, Refused, Registration, View
+from glinthawk.wire.messages import (
+    Accepted,
+    Heartbeat,
+    Member,
+    Refused,
+    Registration,
+    Shutdown,
+    View,
+)
 
 log = get_logger("gateway.cluster")
 
@@ -52,7 +60,8 @@ class ClusterEvents:
 
     on_result, on_failed: of a step. on_worker_joined: it is empty, and every stage is told to
     reach it. on_worker_lost: with the reason. on_stages_lost: no step gets through; all workers
-    are reported lost too, and join again when the stages are back.
+    are reported lost too, and join again when the stages are back. on_worker_leaves: it wants to
+    end within so many seconds; told again and again until `release_worker`.
     """
 
     on_result: Callable[[StepResult], None]
@@ -60,6 +69,7 @@ class ClusterEvents:
     on_worker_joined: Callable[[WorkerEntry], None]
     on_worker_lost: Callable[[str, str], None]
     on_stages_lost: Callable[[str], None]
+    on_worker_leaves: Callable[[str, float], None]
 
 
 class Cluster:
@@ -165,6 +175,10 @@ class Cluster:
                 self._reasons[name] = f"attention worker {name!r} begins anew: {error}"
                 self._changed.notify_all()
 
+    def release_worker(self, name: str) -> None:
+        """Let a worker end that wants to: nothing that it holds is needed."""
+        self._membership.send(name, Shutdown("it is drained"))
+
     @property
     def is_whole(self) -> bool:
         """Whether a token can be generated: steps get through, and there is a worker."""
@@ -223,7 +237,9 @@ class Cluster:
             self._changed.notify_all()
 
     def on_heartbeat(self, name: str, heartbeat: Heartbeat) -> None:
-        """Figures of a member: of use is how busy it was."""
+        """Figures of a member: of use is how busy it was, and that it wants to leave."""
+        if heartbeat.drain_s is not None:
+            self._let_leave(name, heartbeat.drain_s)
         busy_s = heartbeat.stats.get("busy_seconds")
         if busy_s is not None:
             with self._changed:
@@ -238,6 +254,13 @@ class Cluster:
             self._reasons[name] = text
             self._changed.notify_all()
         log.warning("member_gone", reason=text)
+
+    def _let_leave(self, name: str, drain_s: float) -> None:
+        """Pass on that a worker wants to end; one that is not in use may do so at once."""
+        if self._events is None or name not in self._announced:
+            self.release_worker(name)
+        else:
+            self._events.on_worker_leaves(name, drain_s)
 
     # --- keeping the tiers whole
 

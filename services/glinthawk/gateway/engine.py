@@ -64,6 +64,9 @@ class Carrier(Protocol):
         """Have what a worker holds dropped, after `error`; it joins again under a later epoch.
         Nothing happens if it has another epoch than this already."""
 
+    def release_worker(self, name: str) -> None:
+        """Let a worker end that asked for it: nothing that it holds is needed."""
+
 
 @dataclass(frozen=True)
 class Completion:
@@ -168,6 +171,11 @@ class Engine:
         """
         self._check_worker(name)
         self._events.put(Drain(name, self._clock() + deadline_s))
+
+    def worker_leaves(self, name: str, deadline_s: float) -> None:
+        """A worker wants to end: it is drained, and released when it is empty. May be told
+        again."""
+        self._events.put(Drain(name, self._clock() + deadline_s, then_ends=True))
 
     def cancel_drain(self, name: str) -> None:
         """Place sequences on a worker again.
@@ -320,15 +328,23 @@ class Engine:
         elif isinstance(event, WorkerLost):
             log.info("worker_lost", worker=event.name)
             self._workers.lose(event.name)
-        elif event.deadline is not None:
-            log.info("worker_drains", worker=event.name)
-            self._workers.drain(event.name, event.deadline)
         else:
-            log.info("drain_cancelled", worker=event.name)
-            entry = self._workers.cancel_drain(event.name)
-            if entry is not None:
-                error = PeerUnavailable("it was drained, and comes back empty")
-                self._carrier.reset_worker(entry.name, entry.epoch, error)
+            try:
+                self._change_drain(event)
+            except NotFound as error:
+                # It was there when the caller looked.
+                log.info("drain_ignored", reason=str(error))
+
+    def _change_drain(self, event: Drain) -> None:
+        if event.deadline is not None:
+            if self._workers.drain(event.name, event.deadline, then_ends=event.then_ends):
+                log.info("worker_drains", worker=event.name)
+            return
+        log.info("drain_cancelled", worker=event.name)
+        entry = self._workers.cancel_drain(event.name)
+        if entry is not None:
+            error = PeerUnavailable("it was drained, and comes back empty")
+            self._carrier.reset_worker(entry.name, entry.epoch, error)
 
     def _recover(self, event: StepFailed) -> None:
         """A step failed, and what its worker holds is not certain any more: the worker begins
@@ -362,7 +378,8 @@ class Engine:
             )
 
     def _plan(self) -> None:
-        self._workers.settle(self._clock())
+        for name in self._workers.settle(self._clock()):
+            self._carrier.release_worker(name)
         for plan in self._scheduler.plan():
             self._carrier.send_step(
                 plan,

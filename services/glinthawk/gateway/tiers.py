@@ -165,8 +165,9 @@ class Tiers:
             on_worker_joined=engine.worker_joined,
             on_worker_lost=lambda name, _: engine.worker_lost(name),
             on_stages_lost=lambda _: None,
+            on_worker_leaves=engine.worker_leaves,
         )
-        self.cluster.connect(events if settings.survives else _end_with(engine, events))
+        self.cluster.connect(events if settings.survives else self._end_with(engine, events))
         if settings.num_workers:
             self.cluster.wait_until_whole(CONNECT_S, lambda: self._check(check))
         return engine
@@ -177,6 +178,15 @@ class Tiers:
             self._engine.stop()
             self._thread.join(STOP_S)
         self.cluster.stop(reason)
+
+    def _end_with(self, engine: Engine, events: ClusterEvents) -> ClusterEvents:
+        """Return events that end the engine when a member is lost, and are else the same."""
+        return replace(
+            events,
+            on_worker_lost=lambda _, reason: engine.break_down(PeerUnavailable(reason)),
+            on_stages_lost=lambda reason: engine.break_down(PeerUnavailable(reason)),
+            on_worker_leaves=lambda name, _: self.cluster.release_worker(name),
+        )
 
     def _check(self, check: Callable[[], None]) -> None:
         check()
@@ -198,11 +208,6 @@ class _StrictCarrier:
         """End the run with the error."""
         self._tiers.engine.break_down(error)
 
-
-def _end_with(engine: Engine, events: ClusterEvents) -> ClusterEvents:
-    """Return events that end the engine when a member is lost, and are else the same."""
-    return replace(
-        events,
-        on_worker_lost=lambda _, reason: engine.break_down(PeerUnavailable(reason)),
-        on_stages_lost=lambda reason: engine.break_down(PeerUnavailable(reason)),
-    )
+    def release_worker(self, name: str) -> None:
+        """Let a worker end."""
+        self._tiers.cluster.release_worker(name)
