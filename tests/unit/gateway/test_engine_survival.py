@@ -19,7 +19,8 @@ from glinthawk.errors import (
     PeerUnavailable,
     StateLost,
 )
-from glinthawk.gateway.engine import MOST_FAILURES, Completion, Engine
+from glinthawk.gateway.engine import Completion, Engine
+from glinthawk.gateway.open_requests import MOST_FAILURES
 from glinthawk.gateway.prompts import Prompt
 from glinthawk.gateway.requests import Endpoint, ParsedRequest
 from glinthawk.gateway.roster import WorkerEntry
