@@ -23,7 +23,7 @@ from typing import Protocol
 
 from glinthawk.core.ids import LaneId
 from glinthawk.core.step import SampledToken, StepPlan, StepResult
-from glinthawk.errors import GlinthawkError, NotFound, PeerUnavailable
+from glinthawk.errors import GlinthawkError, InvalidRequest, NotFound, PeerUnavailable
 from glinthawk.gateway.conversation import Listener, OpenRequest
 from glinthawk.gateway.detokenize import ChoiceResult
 from glinthawk.gateway.events import (
@@ -240,7 +240,11 @@ class Engine:
         self._stats_due = 0.0
         if isinstance(event, WorkerJoined):
             log.info("worker_joined", worker=event.entry.name, epoch=event.entry.epoch)
-            self._workers.join(event.entry)
+            try:
+                self._workers.join(event.entry)
+            except InvalidRequest as error:
+                # It registered before the size of a page was known, and will find out itself.
+                log.warning("worker_unusable", worker=event.entry.name, reason=str(error))
         elif isinstance(event, WorkerLost):
             log.info("worker_lost", worker=event.name)
             self._workers.lose(event.name)

@@ -17,6 +17,7 @@ from glinthawk.errors import GlinthawkError, PeerUnavailable
 from glinthawk.gateway.cluster import Cluster, ClusterEvents
 from glinthawk.gateway.engine import Completion, Engine
 from glinthawk.gateway.roster import Roster
+from glinthawk.gateway.workers import WorkerState
 from glinthawk.models.config import ModelConfig
 from glinthawk.models.tokenizer import Tokenizer
 from glinthawk.scheduler import Scheduler, SchedulerConfig
@@ -122,7 +123,10 @@ class Tiers:
     @property
     def is_ready(self) -> bool:
         """Whether a token can be generated now."""
-        return self._engine is not None and self._engine.failure is None and self.cluster.is_whole
+        engine = self._engine
+        if engine is None or engine.failure is not None or not self.cluster.is_whole:
+            return False
+        return any(worker.state is WorkerState.ACTIVE for worker in engine.stats.workers)
 
     def start(self) -> None:
         """Take in stages and workers."""

@@ -74,11 +74,14 @@ class Workforce:
 
         One that drains goes on draining under a later epoch; another process of its name does
         not.
+
+        Raises:
+            InvalidRequest: its memory does not hold a page.
         """
         former = self._records.pop(entry.name, None)
         if former is not None:
             self._withdraw(former)
-        record = self._records[entry.name] = _Record(entry)
+        record = self._records[entry.name] = _Record(entry, is_present=False)
         if former is not None and former.entry.incarnation == entry.incarnation:
             record.drain_until = former.drain_until
             record.is_drained = former.is_drained
@@ -87,6 +90,7 @@ class Workforce:
             self._scheduler.add_worker(entry.name, entry.kv_bytes)
             self._scheduler.set_accepting(entry.name, record.drain_until is None)
             record.in_use = True
+        record.is_present = True
 
     def lose(self, name: str) -> None:
         """A worker is gone, with what it held: its sequences wait again."""

@@ -324,6 +324,15 @@ def test_a_worker_that_wants_to_end_is_let_go_once_it_is_empty(run: Run) -> None
     run.wait_for(lambda: run.tiers.released == ["w0", "w0"])
 
 
+def test_a_worker_without_room_for_a_page_is_passed_over(run: Run) -> None:
+    run.tiers.join("tiny", 0)
+    run.tiers.join("w0")
+    run.start(request_of(5))
+    run.wait_for(lambda: len(run.done) == 1)
+    assert_texts(run, [5])
+    run.wait_for_state("tiny", WorkerState.LOST)
+
+
 def test_draining_an_unknown_worker_is_refused(run: Run) -> None:
     run.tiers.join("w0")
     run.start()
