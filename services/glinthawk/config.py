@@ -151,6 +151,13 @@ class AttentionConfig(PeerConfig):
     isa: Literal["avx512", "avx2", "portable"] | None = Field(
         default=None, description="Instruction set of the kernel; the default is the best there."
     )
+    drain_timeout_s: float = Field(
+        default=30.0,
+        ge=0,
+        le=7 * 24 * 3600,
+        description="Seconds that it stays, when a signal asks it to end, for the sequences that "
+        "it holds; what is not done then is computed again elsewhere. A second signal ends it.",
+    )
 
 
 class StageConfig(PeerConfig):

@@ -222,7 +222,7 @@ class Roster:
         if self._kv_dtype is not None and self._kv_dtype not in offer.dtypes:
             formats = ", ".join(dtype.label for dtype in offer.dtypes)
             return f"the KV format {self._kv_dtype.label} is not among this worker's: {formats}"
-        smallest = smallest_page_bytes(self._config, self._kv_dtype)
+        smallest = smallest_page_bytes(self._config, self._kv_dtype or self._settled)
         if offer.kv_memory_bytes < smallest:
             return (
                 f"its KV memory of {offer.kv_memory_bytes} bytes does not hold one page of "

@@ -34,6 +34,9 @@ class TestMember:
         self.views: queue.Queue[View] = queue.Queue()
         self.connections: queue.Queue[Connection] = queue.Queue()
         self.refusals: queue.Queue[str] = queue.Queue()
+        self.shutdowns: queue.Queue[str] = queue.Queue()
+        self.accepted: queue.Queue[int] = queue.Queue()
+        self.heartbeat = Heartbeat()
         self._accepted: list[Connection] = []
         self.server = GrpcServer("127.0.0.1", 0)
         self.data = DataServer(name, self._accept, DataServerOptions())
@@ -47,7 +50,7 @@ class TestMember:
             self.name, "1", self.server.address, self.offer, tcp_port=self.data.tcp_port
         )
         options = MembershipOptions(self.gateway, backoff_s=0.05)
-        client = MembershipClient(registration, self, Heartbeat, options)
+        client = MembershipClient(registration, self, lambda: self.heartbeat, options)
         client.start()
         return client
 
@@ -85,7 +88,8 @@ class TestMember:
         self.connections.put(connection)
 
     def on_accepted(self, accepted: Accepted) -> None:
-        """Joined."""
+        """Keep an epoch."""
+        self.accepted.put(accepted.epoch)
 
     def on_view(self, view: View) -> None:
         """Keep a view."""
@@ -96,7 +100,8 @@ class TestMember:
         self.refusals.put(reason)
 
     def on_shutdown(self, reason: str) -> None:
-        """The gateway ends."""
+        """Keep the reason."""
+        self.shutdowns.put(reason)
 
     def on_lost(self, reason: str) -> None:
         """The gateway is away."""
