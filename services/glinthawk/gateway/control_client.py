@@ -41,9 +41,7 @@ class ControlClient:
     def __init__(self, url: str, *, secret: str | None = None) -> None:
         self._url = url
         headers = {} if secret is None else {"authorization": f"Bearer {secret}"}
-        self._client = httpx.Client(
-            base_url=url, headers=headers, timeout=TIMEOUT_S, mounts=DIRECT
-        )
+        self._client = httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT_S, mounts=DIRECT)
 
     def __enter__(self) -> "ControlClient":
         return self
