@@ -115,7 +115,7 @@ def _build_workers(document: Mapping[str, Any]) -> RenderableType:
     if not workers:
         return Text("no attention worker is known", "red")
     table = _build_table("worker", "state", "sequences", "KV used / capacity", "busy", "address")
-    for worker in workers:
+    for worker in sorted(workers, key=lambda one: str(one["name"])):
         used, capacity = worker["kv_used_bytes"], worker["kv_capacity_bytes"]
         table.add_row(
             worker["name"],
