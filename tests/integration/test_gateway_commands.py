@@ -3,6 +3,7 @@
 The tests stand in the order of a gateway's life: the last one ends it.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -127,7 +128,8 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
         yield gateway
     finally:
         for process in (popen, *children):
-            process.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
         popen.wait()
 
 
