@@ -6,6 +6,7 @@ The tests stand in the order of a gateway's life: the last one ends it.
 import contextlib
 import json
 import os
+import pty
 import signal
 import socket
 import subprocess
@@ -202,15 +203,20 @@ def test_status_needs_the_secret_and_a_gateway(up: Up) -> None:
 
 
 def test_watching_goes_on_until_ctrl_c(up: Up) -> None:
-    with subprocess.Popen(
-        up.command("status", "--watch"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        time.sleep(4.0)
+    ours, terminal = pty.openpty()
+    process = subprocess.Popen(
+        up.command("status", "--watch"), stdout=terminal, stderr=subprocess.PIPE, text=True
+    )
+    os.close(terminal)
+    with os.fdopen(ours, "rb", buffering=0) as screen:
+        shown = b""
+        while shown.count(b"KV capacity") < 3:
+            shown += screen.read(4096)
         assert process.poll() is None
         process.send_signal(signal.SIGINT)
-        shown, errors = process.communicate(timeout=WAIT_S)
+        _, errors = process.communicate(timeout=WAIT_S)
     assert process.returncode == 130, errors
-    assert "attention-1" in shown
+    assert b"attention-1" in shown
     assert "Traceback" not in errors
 
 
@@ -273,7 +279,8 @@ def test_a_batch_outlives_its_client_and_every_line_is_answered_once(
     assert output.read_bytes() == b""
 
     following = subprocess.Popen(up.batch(source, output), stderr=subprocess.PIPE, text=True)
-    time.sleep(3.0)
+    assert following.stderr is not None
+    assert batch["id"] in following.stderr.readline()
     following.send_signal(signal.SIGINT)
     _, errors = following.communicate(timeout=WAIT_S)
     assert following.returncode == 130, errors

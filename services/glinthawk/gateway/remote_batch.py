@@ -155,6 +155,7 @@ class _RemoteRun:
         """Return the id of this run's batch."""
         config, remote = self._config, self._remote
         if remote.batch_id is not None:
+            self._console.print(f"following batch {remote.batch_id}", highlight=False)
             return remote.batch_id
         batch = self._client.find_batch(remote.mark)
         if batch is None:
