@@ -17,7 +17,7 @@ from glinthawk.errors import StoreUnavailable
 from glinthawk.gateway.store.failures import translate_database_failures
 from glinthawk.gateway.store.turns import Turns
 
-_FILENAME = "glinthawk.db"
+DATABASE_NAME = "glinthawk.db"
 _WRITER_PRAGMAS = (
     "journal_mode = WAL",
     "synchronous = FULL",
@@ -36,7 +36,7 @@ class Database:
         self._data_dir = data_dir
         self._turn_to_write = Turns()
         self._is_closed = False
-        path = data_dir / _FILENAME
+        path = data_dir / DATABASE_NAME
         self._writer = _build_engine(
             path, busy_timeout_s, begin="BEGIN IMMEDIATE", pragmas=_WRITER_PRAGMAS, num_idle=1
         )
