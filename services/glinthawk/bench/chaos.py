@@ -11,8 +11,7 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from rich.console import Console
 from glinthawk.bench.client import Patient
 from glinthawk.bench.disturbances import Fate
 from glinthawk.bench.environment import describe_environment
-from glinthawk.bench.fleet import Fleet, FleetFailed, FleetSettings, wait_until
+from glinthawk.bench.fleet import Fleet, FleetFailed, FleetSettings, fleet_of, wait_until
 from glinthawk.bench.storm import Storm, Strike
 from glinthawk.bench.tally import Answer, Tally, compare, read_answers
 from glinthawk.errors import GlinthawkError, InvalidConfig
@@ -93,7 +92,7 @@ def run_chaos_bench(settings: ChaosBenchSettings) -> dict[str, Any]:
     console = Console(stderr=True)
     with (
         tempfile.TemporaryDirectory(prefix="glinthawk-chaos-") as name,
-        _fleet_of(settings, Path(name)) as fleet,
+        fleet_of(_fleet_settings(settings, Path(name))) as fleet,
     ):
         quiet = _run_undisturbed(fleet, lines)
         console.print(f"undisturbed: {quiet.tokens_per_second:.0f} tokens/s")
@@ -120,6 +119,12 @@ def build_lines(settings: ChaosBenchSettings) -> list[dict[str, Any]]:
         line = {"custom_id": f"request-{index}", "method": "POST", "url": ENDPOINT}
         lines.append({**line, "body": body})
     return lines
+
+
+def _fleet_settings(settings: ChaosBenchSettings, folder: Path) -> FleetSettings:
+    return FleetSettings(
+        settings.model, folder, settings.stages, settings.attention_workers, settings.kv_memory
+    )
 
 
 def _run_undisturbed(fleet: Fleet, lines: list[dict[str, Any]]) -> _Run:
@@ -162,26 +167,6 @@ def _run_disturbed(
     run.strikes = storm.strikes
     run.kv_left_bytes = measure_kv_left(fleet)
     return run
-
-
-@contextmanager
-def _fleet_of(settings: ChaosBenchSettings, folder: Path) -> Iterator[Fleet]:
-    """Yield a fleet that works; it is ended afterwards, whatever happens."""
-    fleet = Fleet(
-        FleetSettings(
-            settings.model,
-            folder,
-            settings.stages,
-            settings.attention_workers,
-            settings.kv_memory,
-        )
-    )
-    try:
-        fleet.start()
-        yield fleet
-        fleet.stop()
-    finally:
-        fleet.kill_all()
 
 
 def _run_round(

@@ -13,7 +13,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -275,3 +276,19 @@ class Fleet:
         workers = self.control.inspect()["workers"]
         active = [worker for worker in workers if worker["state"] == "active"]
         return len(active) == self._settings.num_workers
+
+
+@contextmanager
+def fleet_of(settings: FleetSettings) -> Iterator[Fleet]:
+    """Yield a fleet that works; nothing of it is left afterwards.
+
+    Raises:
+        FleetFailed: a process ended, or they take too long to come up.
+    """
+    fleet = Fleet(settings)
+    try:
+        fleet.start()
+        yield fleet
+        fleet.stop()
+    finally:
+        fleet.kill_all()
