@@ -247,6 +247,21 @@ def bench_batch(json_file: Path | None, **arguments: Any) -> int:
     return finish(run_batch_bench(BatchBenchSettings(**arguments)), json_file)
 
 
+@bench.command("serve", context_settings=_CONTEXT)
+@click.option("--prompts", type=int, default=256, show_default=True, help="Distinct prompts.")
+@click.option("--tokens", type=int, default=128, show_default=True, help="Tokens for each.")
+@click.option("--runs", type=int, default=3, show_default=True, help="Runs of each door.")
+@click.option("--dtype", default="bfloat16", show_default=True, help="Format of the weights.")
+@click.option("--model", default="smollm2-135m", show_default=True, help="As for `up`.")
+@_json_option
+def bench_serve(json_file: Path | None, **arguments: Any) -> int:
+    """Throughput through the API, as a batch and as streams, against `glinthawk batch`."""
+    from glinthawk.bench.report import finish
+    from glinthawk.bench.serve import ServeBenchSettings, run_serve_bench
+
+    return finish(run_serve_bench(ServeBenchSettings(**arguments)), json_file)
+
+
 @bench.command("chaos", context_settings=_CONTEXT)
 @click.option("--events", type=int, default=60, show_default=True, help="Things that happen.")
 @click.option("--seed", type=int, default=0, show_default=True, help="From which they are drawn.")

@@ -151,6 +151,14 @@ _COLUMNS = {
         _number("load s", "load_s"),
         _Column("tokens/s of each run", _show_runs, is_text=True),
     ),
+    "serve": (
+        _text("door", "door"),
+        _number("tokens/s", "tokens_per_second", digits=0),
+        _number("run s", "run_s"),
+        _number("wall s", "wall_s"),
+        _number("first token s", "first_token_s"),
+        _Column("tokens/s of each run", _show_runs, is_text=True),
+    ),
     "chaos": (
         _text("event", "event"),
         _number("count", "count", digits=0),

@@ -111,10 +111,8 @@ class Storm:
             life.kill()
             send_probes()
         elif event.action is Action.TERMINATE:
-            life.ask_to_end()
-            send_probes()
-            if not life.wait_for_end():
-                fleet.hung.append(life.name)
+            # Probes afterwards: while it ends, it may still answer.
+            fleet.terminate(life)
         else:
             life.freeze()
             send_probes()
@@ -128,6 +126,8 @@ class Storm:
             fleet.begin_gateway()
         elif event.part is Part.STAGE:
             fleet.begin_stage(event.target)
+        if event.action is Action.TERMINATE:
+            send_probes()
 
     def _shift(self, event: Disturbance) -> None:
         """Let a worker join, drain, or come back from it."""
