@@ -19,12 +19,12 @@ from glinthawk.bench.tally import Answer, Tally, compare, read_answers
 from killed_runs import START_S, create_batch, make_lines, read_batch, up
 
 NUM_REQUESTS = 300
-NUM_TOKENS = 48
+NUM_TOKENS = 32
 """At most, for each request."""
 
 OPTIONS = ("--stages", "2", "--attention-workers", "2", "--kv-memory", "2MiB")
-LONGEST_START_S = 6.0
-LONGEST_WORK_S = 1.5
+LONGEST_START_S = 4.0
+LONGEST_WORK_S = 1.0
 
 DEATHS = pytest.mark.parametrize("num_deaths", [4, pytest.param(20, marks=pytest.mark.acceptance)])
 
