@@ -1,7 +1,6 @@
 """A small storm over real processes: nothing is lost, doubled or changed, and nothing hangs."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest

@@ -23,13 +23,13 @@ def draw(seed: int, num_events: int) -> list[Disturbance]:
     return [fate.draw(CREW) for _ in range(num_events)]
 
 
-def apply(crew: Crew, event: Disturbance) -> Crew:
+def apply(crew: Crew, event: Disturbance, newcomer: str) -> Crew:
     """Return the crew after an event, as a fleet's would be."""
     target = event.target
     if event.part is not Part.WORKER or event.action is Action.FREEZE:
         return crew
     if target is None:
-        return replace(crew, workers=(*crew.workers, f"new-{len(crew.workers)}"))
+        return replace(crew, workers=(*crew.workers, newcomer))
     workers = tuple(name for name in crew.workers if name != target)
     draining = tuple(name for name in crew.draining if name != target)
     if event.action is Action.DRAIN:
@@ -60,7 +60,7 @@ def test_one_worker_is_always_left_and_targets_are_there(
     fate = Fate(seed)
     names = tuple(f"w{index}" for index in range(min(num_workers, most_workers)))
     crew = Crew(("stage-0",), names, (), most_workers)
-    for _ in range(60):
+    for number in range(60):
         event = fate.draw(crew)
         if event.part is Part.WORKER:
             assert (event.target is None) == (event.action is Action.JOIN)
@@ -71,7 +71,7 @@ def test_one_worker_is_always_left_and_targets_are_there(
             assert event.is_strike
         longest_s = LONGEST_DRAIN_S if event.action is Action.DRAIN else LONGEST_FREEZE_S
         assert 0 < event.for_s <= longest_s
-        crew = apply(crew, event)
+        crew = apply(crew, event, f"new-{number}")
         assert crew.workers
         assert len(crew.workers) + len(crew.draining) <= most_workers
 
