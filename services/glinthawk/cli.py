@@ -218,6 +218,39 @@ def bench_batch(json_file: Path | None, **arguments: Any) -> int:
     return finish(run_batch_bench(BatchBenchSettings(**arguments)), json_file)
 
 
+@bench.command("serve", context_settings=_CONTEXT)
+@click.option("--prompts", type=int, default=256, show_default=True, help="Distinct prompts.")
+@click.option("--tokens", type=int, default=128, show_default=True, help="Tokens for each.")
+@click.option("--runs", type=int, default=3, show_default=True, help="Runs of each door.")
+@click.option("--dtype", default="bfloat16", show_default=True, help="Format of the weights.")
+@click.option("--model", default="smollm2-135m", show_default=True, help="As for `up`.")
+@_json_option
+def bench_serve(json_file: Path | None, **arguments: Any) -> int:
+    """Throughput through the API, as a batch and as streams, against `glinthawk batch`."""
+    from glinthawk.bench.report import finish
+    from glinthawk.bench.serve import ServeBenchSettings, run_serve_bench
+
+    return finish(run_serve_bench(ServeBenchSettings(**arguments)), json_file)
+
+
+@bench.command("chaos", context_settings=_CONTEXT)
+@click.option("--events", type=int, default=60, show_default=True, help="Things that happen.")
+@click.option("--seed", type=int, default=0, show_default=True, help="From which they are drawn.")
+@click.option("--requests", type=int, default=200, show_default=True, help="Lines of the batch.")
+@click.option("--tokens", type=int, default=96, show_default=True, help="At most, for each.")
+@click.option("--model", default="smollm2-135m", show_default=True, help="As for `up`.")
+@click.option("--stages", type=int, default=2, show_default=True, help="Stage processes.")
+@click.option("--attention-workers", type=int, default=7, show_default=True, help="At first.")
+@click.option("--kv-memory", default="32MiB", show_default=True, help="Of each worker.")
+@_json_option
+def bench_chaos(json_file: Path | None, **arguments: Any) -> int:
+    """Kill, stop, join and drain processes at random under a batch; count what went wrong."""
+    from glinthawk.bench.chaos import ChaosBenchSettings, run_chaos_bench
+    from glinthawk.bench.report import finish
+
+    return finish(run_chaos_bench(ChaosBenchSettings(**arguments)), json_file)
+
+
 def _configure_logging(level: str, log_format: str, role: str, name: str) -> None:
     from glinthawk.telemetry.logging import configure_logging
 
