@@ -167,6 +167,8 @@ class SeededTiers:
             rows = [row for row in range(len(plan.sequences)) if plan.samples[row]]
             sampled = tuple(self._sample(plan, row) for row in rows)
             self.num_sampled += len(sampled)
+            for sequence in plan.releases:
+                self._starts.pop(sequence, None)
             assert self.engine is not None
             self.engine.take_result(StepResult(plan.lane, plan.step, sampled))
 
