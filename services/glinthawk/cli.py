@@ -218,7 +218,7 @@ def bench_batch(json_file: Path | None, **arguments: Any) -> int:
     return finish(run_batch_bench(BatchBenchSettings(**arguments)), json_file)
 
 
-@bench.command("serve", context_settings=_CONTEXT)
+@bench.command("serve", context_settings=CONTEXT)
 @click.option("--prompts", type=int, default=256, show_default=True, help="Distinct prompts.")
 @click.option("--tokens", type=int, default=128, show_default=True, help="Tokens for each.")
 @click.option("--runs", type=int, default=3, show_default=True, help="Runs of each door.")
@@ -233,7 +233,7 @@ def bench_serve(json_file: Path | None, **arguments: Any) -> int:
     return finish(run_serve_bench(ServeBenchSettings(**arguments)), json_file)
 
 
-@bench.command("chaos", context_settings=_CONTEXT)
+@bench.command("chaos", context_settings=CONTEXT)
 @click.option("--events", type=int, default=60, show_default=True, help="Things that happen.")
 @click.option("--seed", type=int, default=0, show_default=True, help="From which they are drawn.")
 @click.option("--requests", type=int, default=200, show_default=True, help="Lines of the batch.")
