@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 
 from glinthawk.core.dtype import DType
+from glinthawk.models.config import ModelConfig, RopeConfig
 from glinthawk.wire.data_server import DataServer, DataServerOptions
 from glinthawk.wire.grpc_server import GrpcServer
 from glinthawk.wire.membership_client import MembershipClient, MembershipOptions
@@ -20,6 +21,26 @@ from glinthawk.wire.tickets import Hello
 from glinthawk.wire.transport import Connection
 
 WAIT_S = 15.0
+
+MODEL = ModelConfig(
+    architecture="LlamaForCausalLM",
+    num_layers=4,
+    hidden_size=64,
+    intermediate_size=128,
+    num_query_heads=4,
+    num_kv_heads=2,
+    head_dim=16,
+    vocab_size=100,
+    context_length=128,
+    norm_eps=1e-5,
+    rope=RopeConfig(theta=10_000.0, linear_factor=1.0, llama3=None),
+    windows=(None,) * 4,
+    qkv_bias=False,
+    output_bias=False,
+    mlp_bias=False,
+    qk_norm=False,
+    tied_embeddings=True,
+)
 
 
 class TestMember:

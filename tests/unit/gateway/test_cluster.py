@@ -15,7 +15,6 @@ from glinthawk.core.step import StepKind, StepPlan, StepResult
 from glinthawk.errors import PeerUnavailable, StateLost
 from glinthawk.gateway.cluster import Cluster, ClusterEvents
 from glinthawk.gateway.roster import Roster, WorkerEntry
-from glinthawk.models.config import ModelConfig, RopeConfig
 from glinthawk.telemetry.metrics import ServiceMetrics
 from glinthawk.wire.dial import DialOptions
 from glinthawk.wire.failures import encode_failure
@@ -24,27 +23,7 @@ from glinthawk.wire.grpc_server import GrpcServer
 from glinthawk.wire.messages import Heartbeat, View
 from glinthawk.wire.results import encode_result
 from glinthawk.wire.transport import Connection
-from unit.gateway.members import WAIT_S, TestMember, stage_offer, worker_offer
-
-MODEL = ModelConfig(
-    architecture="LlamaForCausalLM",
-    num_layers=4,
-    hidden_size=64,
-    intermediate_size=128,
-    num_query_heads=4,
-    num_kv_heads=2,
-    head_dim=16,
-    vocab_size=100,
-    context_length=128,
-    norm_eps=1e-5,
-    rope=RopeConfig(theta=10_000.0, linear_factor=1.0, llama3=None),
-    windows=(None,) * 4,
-    qkv_bias=False,
-    output_bias=False,
-    mlp_bias=False,
-    qk_norm=False,
-    tied_embeddings=True,
-)
+from unit.gateway.members import MODEL, WAIT_S, TestMember, stage_offer, worker_offer
 
 
 class Gateway:
