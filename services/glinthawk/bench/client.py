@@ -238,7 +238,7 @@ class Patient:
     def read_results(self, batch: dict[str, Any]) -> list[dict[str, Any]]:
         """Return the lines of a batch's output and error files."""
         ids = [batch[name] for name in ("output_file_id", "error_file_id") if batch[name]]
-        contents = [self.ask(partial(self.client.content, one)) for one in ids]
+        contents = [self.ask(partial(self.client.content, file_id)) for file_id in ids]
         return [json.loads(line) for content in contents for line in content.splitlines()]
 
 

@@ -243,6 +243,11 @@ class Fleet:
             else:
                 self.join_worker()
 
+    def terminate(self, life: Life) -> None:
+        """Ask a process to end, and see to it that it does; note if it did not in time."""
+        if not life.terminate():
+            self.hung.append(life.name)
+
     def stop(self) -> None:
         """End everything: members first, so that the gateway sees them leave. None is left."""
         lives = sorted(self._lives.values(), key=lambda life: life.name == GATEWAY)

@@ -15,9 +15,6 @@ from glinthawk.bench.client import ApiClient, CallFailed, Patient
 from glinthawk.bench.disturbances import Action, Disturbance, Fate, Part
 from glinthawk.bench.fleet import Fleet
 from glinthawk.errors import GlinthawkError, PeerUnavailable
-from glinthawk.telemetry.logging import get_logger
-
-log = get_logger("bench.storm")
 
 RECOVERY_S = 120.0
 _DRAIN_CALL_S = 30.0
@@ -73,8 +70,9 @@ class Storm:
                 break
             self._fleet.revive()
             event = fate.draw(self._fleet.crew())
-            self._show(f"{number + 1}/{num_events} {event.part}: {event.action} {event.target}")
-            log.info("strike", part=event.part, action=event.action, target=event.target)
+            self._show(
+                f"{number + 1}/{num_events} {event.part}: {event.action} {event.target or ''}"
+            )
             self._happen(event)
             if event.waits:
                 self.calm_down()
