@@ -106,6 +106,6 @@ def _listen(host: str, port: int, option: str) -> socket.socket:
         ) from error
     # Connections inherit these: a client whose machine is gone counts as one that hung up.
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in _PROBES.items():
-        listening.setsockopt(socket.IPPROTO_TCP, option, value)
+    for probe, value in _PROBES.items():
+        listening.setsockopt(socket.IPPROTO_TCP, probe, value)
     return listening
