@@ -9,6 +9,7 @@ import pytest
 
 from glinthawk.core.dtype import DType
 from glinthawk.errors import PeerUnavailable
+from glinthawk.gateway.control_client import ControlClient
 from glinthawk.wire.control import Description, attach_control, fetch_description
 from glinthawk.wire.dial import DialOptions, dial
 from glinthawk.wire.grpc_server import GrpcServer
@@ -64,6 +65,14 @@ def call_in_time(call: threading.Thread) -> None:
     call.start()
     call.join(AT_LAST_S)
     assert not call.is_alive(), "the call still waits"
+
+
+def test_the_control_api_is_not_waited_for_for_ever(mute: Mute) -> None:
+    with (
+        ControlClient(f"http://{mute.address}", timeout_s=DEADLINE_S) as client,
+        pytest.raises(PeerUnavailable, match=mute.address),
+    ):
+        client.inspect()
 
 
 def test_a_description_is_not_waited_for_for_ever(mute: Mute) -> None:

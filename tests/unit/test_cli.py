@@ -9,13 +9,24 @@ import pytest
 from pydantic import BaseModel
 
 from glinthawk import cli
-from glinthawk.config import AttentionConfig, BatchConfig, StageConfig
+from glinthawk.config import (
+    AttentionConfig,
+    BatchConfig,
+    ControlConfig,
+    GatewayConfig,
+    StageConfig,
+    UpConfig,
+)
 from glinthawk.errors import InvalidConfig, PeerUnavailable, UnsupportedModel
 
 ROLES: dict[str, type[BaseModel]] = {
     "batch": BatchConfig,
     "stage": StageConfig,
     "attention": AttentionConfig,
+    "gateway": GatewayConfig,
+    "up": UpConfig,
+    "status": ControlConfig,
+    "drain": ControlConfig,
 }
 
 
@@ -46,7 +57,8 @@ def run_attention_as(
 @pytest.mark.parametrize(
     "arguments",
     [[], ["batch"], ["stage"], ["attention"], ["bench"], ["bench", "attention"],
-     ["bench", "transport"], ["bench", "batch"]],
+     ["bench", "transport"], ["bench", "batch"], ["gateway"], ["up"], ["status"], ["drain"],
+     ["keys"], ["keys", "create"], ["keys", "list"], ["keys", "revoke"]],
 )  # fmt: skip
 def test_help_explains_every_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]
@@ -86,6 +98,12 @@ def test_every_field_of_a_configuration_is_an_option(role: str) -> None:
         (["batch"], "Missing argument 'INPUT'"),
         (["batch", "in.jsonl"], "output is missing: give it as --output"),
         (["batch", "in.jsonl", "--output", "out.jsonl", "--stages", "0"], "--stages = '0'"),
+        (["batch", "in", "--gateway", "x:1", "--output", "out"], "'x:1' is no URL"),
+        (["status", "--watch", "--json"], "do not go together"),
+        (["drain"], "Missing argument 'WORKER'"),
+        (["drain", "w", "--cancel", "--wait"], "--cancel goes alone"),
+        (["drain", "w", "--deadline", "-1"], "-1.0 is not in the range"),
+        (["status", "--control", "localhost"], "'localhost' is no URL"),
     ],
 )
 def test_wrong_usage_ends_with_2_and_says_why(

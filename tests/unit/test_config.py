@@ -8,15 +8,30 @@ from pydantic import BaseModel
 from glinthawk.config import (
     AttentionConfig,
     BatchConfig,
+    ControlConfig,
+    GatewayConfig,
+    KeysConfig,
     PeerConfig,
+    RemoteBatchConfig,
     StageConfig,
+    UpConfig,
+    load_batch_config,
     load_config,
     parse_address,
     parse_size,
 )
 from glinthawk.errors import InvalidConfig
 
-KINDS: list[type[BaseModel]] = [AttentionConfig, StageConfig, BatchConfig]
+KINDS: list[type[BaseModel]] = [
+    AttentionConfig,
+    StageConfig,
+    BatchConfig,
+    RemoteBatchConfig,
+    GatewayConfig,
+    UpConfig,
+    ControlConfig,
+    KeysConfig,
+]
 
 
 def load_attention(
@@ -204,3 +219,64 @@ def test_every_field_says_what_it_is_and_none_can_be_changed(kind: type[BaseMode
         assert field.description.endswith("."), name
     assert kind.model_config["frozen"]
     assert kind.model_config["extra"] == "forbid"
+
+
+# --- batches here and at a gateway
+
+FILES = {"input": "in.jsonl", "output": "out.jsonl"}
+URL = "http://10.0.0.5:8000"
+
+
+def load_batch(environment: dict[str, str] | None = None, **arguments: Any) -> Any:
+    return load_batch_config(file=None, environment=environment or {}, arguments=FILES | arguments)
+
+
+def test_a_gateway_makes_a_batch_remote() -> None:
+    assert isinstance(load_batch(), BatchConfig)
+    config = load_batch(gateway=f"{URL}/v1/", priority="3")
+    assert isinstance(config, RemoteBatchConfig)
+    assert (config.gateway, config.priority, config.completion_window) == (URL, 3, "24h")
+    by_variable = load_batch({"GLINTHAWK_BATCH_GATEWAY": URL})
+    assert isinstance(by_variable, RemoteBatchConfig)
+
+
+def test_the_address_that_stages_register_with_makes_no_batch_remote() -> None:
+    assert isinstance(load_batch({"GLINTHAWK_GATEWAY": "10.0.0.5:7070"}), BatchConfig)
+
+
+def test_options_of_tiers_are_refused_by_name_at_a_gateway() -> None:
+    with pytest.raises(InvalidConfig, match=r"^--kv-memory, --stages: with --gateway"):
+        load_batch(gateway=URL, stages="2", kv_memory="1GiB")
+
+
+def test_options_for_a_gateway_are_refused_by_name_without_one() -> None:
+    with pytest.raises(InvalidConfig, match=r"^--completion-window, --priority: only together"):
+        load_batch(priority="1", completion_window="7d")
+
+
+def test_a_key_comes_from_its_file_or_from_the_environment(tmp_path: Path) -> None:
+    environment = {"GLINTHAWK_API_KEY": "from-environment"}
+    assert load_batch(gateway=URL).api_key({}) is None
+    assert load_batch(gateway=URL).api_key(environment) == "from-environment"
+    file = tmp_path / "key"
+    file.write_text("from-file\n")
+    assert load_batch(gateway=URL, api_key_file=str(file)).api_key(environment) == "from-file"
+    with pytest.raises(InvalidConfig, match="api_key_file"):
+        load_batch(gateway=URL, api_key_file=str(tmp_path / "no")).api_key({})
+
+
+@pytest.mark.parametrize(
+    ("settings", "over_http", "over_grpc"),
+    [
+        ({}, False, False),
+        ({"host": "0.0.0.0"}, True, True),
+        ({"listen": "0.0.0.0:7070"}, False, True),
+        ({"keys": "off", "listen": "10.0.0.5:7070"}, False, True),
+        ({"keys": "on"}, True, True),
+    ],
+)
+def test_keys_are_asked_for_wherever_others_reach(
+    settings: dict[str, str], over_http: bool, over_grpc: bool
+) -> None:
+    config = GatewayConfig.model_validate(settings)
+    assert (config.asks_for_keys, config.asks_for_grpc_keys) == (over_http, over_grpc)

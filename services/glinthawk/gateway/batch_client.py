@@ -27,6 +27,9 @@ MARK = "glinthawk_run"
 """Key in a batch's metadata that names the run which made it."""
 
 _TIMEOUT = httpx.Timeout(60.0, connect=10.0)
+_UPLOAD_TIMEOUT = httpx.Timeout(600.0, connect=10.0)
+"""The answer comes when all of the file is on the gateway's disk."""
+
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 15.0
 _PAGE = 100
@@ -84,6 +87,7 @@ class BatchClient:
                     "/v1/files",
                     data={"purpose": "batch"},
                     files={"file": (path.name, file, "application/jsonl")},
+                    timeout=_UPLOAD_TIMEOUT,
                 )
 
         return str(self._call(send)["id"])

@@ -88,12 +88,12 @@ def build_control_app(operations: Operations, secret: str | None) -> FastAPI:
     def inspect() -> JsonAnswer:
         return JsonAnswer(operations.inspect())
 
-    @app.put("/v1/workers/{name}/drain", summary="Drain a worker", dependencies=guarded)
+    @app.put("/v1/workers/{name:path}/drain", summary="Drain a worker", dependencies=guarded)
     def drain(name: str, request: DrainRequest) -> JsonAnswer:
         operations.drain(name, request.deadline_s)
         return JsonAnswer({"worker": name, "deadline_s": request.deadline_s}, status_code=202)
 
-    @app.delete("/v1/workers/{name}/drain", summary="Take a drain back", dependencies=guarded)
+    @app.delete("/v1/workers/{name:path}/drain", summary="Take a drain back", dependencies=guarded)
     def cancel_drain(name: str) -> Response:
         operations.cancel_drain(name)
         return Response(status_code=204)

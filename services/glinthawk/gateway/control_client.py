@@ -38,10 +38,12 @@ class ControlClient:
     url: of its control API. secret: the cluster's shared secret, None where none is asked for.
     """
 
-    def __init__(self, url: str, *, secret: str | None = None) -> None:
+    def __init__(
+        self, url: str, *, secret: str | None = None, timeout_s: float = TIMEOUT_S
+    ) -> None:
         self._url = url
         headers = {} if secret is None else {"authorization": f"Bearer {secret}"}
-        self._client = httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT_S, mounts=DIRECT)
+        self._client = httpx.Client(base_url=url, headers=headers, timeout=timeout_s, mounts=DIRECT)
 
     def __enter__(self) -> "ControlClient":
         return self

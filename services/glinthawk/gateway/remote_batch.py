@@ -18,7 +18,7 @@ from typing import Any
 from rich.console import Console
 
 from glinthawk.config import RemoteBatchConfig
-from glinthawk.errors import GlinthawkError, InvalidConfig, PeerUnavailable
+from glinthawk.errors import GlinthawkError, InvalidConfig, NotFound, PeerUnavailable
 from glinthawk.gateway.batch_client import BatchClient
 from glinthawk.gateway.batch_input import check_paths, find_endpoint, summarize_input
 from glinthawk.gateway.batch_output import open_locked
@@ -180,7 +180,7 @@ class _RemoteRun:
             self._console, clock=time.monotonic, describe=format_remote
         ) as progress:
             while True:
-                batch = self._client.get_batch(batch_id)
+                batch = self._get_batch(batch_id)
                 counts = batch["request_counts"]
                 num_done = counts["completed"] + counts["failed"]
                 if num_done_before is None:
@@ -189,6 +189,12 @@ class _RemoteRun:
                 if batch["status"] in _FINAL:
                     return batch
                 time.sleep(POLL_S)
+
+    def _get_batch(self, batch_id: str) -> dict[str, Any]:
+        try:
+            return self._client.get_batch(batch_id)
+        except NotFound as error:
+            raise NotFound(f"{error}; --overwrite begins anew, with another batch") from error
 
     def _give_up(self, batch: dict[str, Any]) -> None:
         """Forget a batch that the gateway could not begin, so that a mended input can run."""

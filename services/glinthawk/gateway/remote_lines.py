@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from http import HTTPStatus
 from typing import Any
 
-from glinthawk.errors import PeerUnavailable
+from glinthawk.errors import InvariantBroken, PeerUnavailable
 from glinthawk.gateway.bodies import encode_json_line
 
 _UNANSWERED = HTTPStatus.SERVICE_UNAVAILABLE
@@ -36,7 +36,7 @@ def normalize_line(line: bytes) -> bytes:
     """Return an output line that has a response, whatever became of its request.
 
     Raises:
-        PeerUnavailable: it is no output line.
+        InvariantBroken: it is no output line.
     """
     try:
         document: Any = json.loads(line)
@@ -45,7 +45,7 @@ def normalize_line(line: bytes) -> bytes:
         error = document["error"]
         message = f"{error['message']} ({error['code']})"
     except (ValueError, KeyError, TypeError) as error:
-        raise PeerUnavailable(
+        raise InvariantBroken(
             f"the gateway's file has a line that is no answer: {line[:80]!r}"
         ) from error
     body = {"message": message, "type": "server_error", "param": None, "code": int(_UNANSWERED)}

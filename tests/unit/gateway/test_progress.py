@@ -11,6 +11,7 @@ from glinthawk.gateway.progress import (
     build_summary_table,
     format_bytes,
     format_duration,
+    format_remote,
 )
 
 
@@ -68,6 +69,14 @@ def test_without_a_terminal_there_are_plain_lines_now_and_then() -> None:
         "4/12 requests | 1 failed | in 8.0 tok/s | out 16.0 tok/s | KV 3.0 MiB / 2.00 GiB | "
         "ETA 0:00:10"
     )
+
+
+def test_a_run_at_a_gateway_shows_its_lines_alone() -> None:
+    console = Console(file=io.StringIO(), width=200)
+    with ProgressReporter(console, clock=lambda: 0.0, describe=format_remote) as progress:
+        progress.update(RunNumbers(10, num_done=4, num_failed=1, num_done_before=4))
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue() == "4/10 requests | 1 failed | ETA -\n"
 
 
 def test_the_last_numbers_are_shown_once() -> None:

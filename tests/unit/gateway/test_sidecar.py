@@ -7,6 +7,7 @@ import pytest
 
 from glinthawk.errors import GlinthawkError, InvalidConfig
 from glinthawk.gateway.sidecar import (
+    RemoteRun,
     RunIdentity,
     Sidecar,
     describe_difference,
@@ -31,6 +32,20 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_remote_run_is_kept_with_its_batch(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    for remote in (RemoteRun("mark"), RemoteRun("mark", "batch_1", "completed")):
+        sidecar = Sidecar(RunIdentity("i", "", {"gateway": "http://here"}), 1, remote)
+        write_sidecar(path, sidecar)
+        assert read_sidecar(path) == sidecar
+
+
+def test_a_run_at_a_gateway_is_another_than_one_without() -> None:
+    remote = RunIdentity("i", "", {"gateway": "http://here"})
+    assert describe_difference(remote, IDENTITY) == "a run at a gateway"
+    assert describe_difference(IDENTITY, remote) == "a run without a gateway"
+
+
 def test_the_digest_does_not_depend_on_the_order_of_parameters() -> None:
     assert RunIdentity("i", "m", {"kv_dtype": None, "seed": 3}).digest == IDENTITY.digest
     assert describe_difference(IDENTITY, IDENTITY) is None
@@ -51,7 +66,18 @@ def test_a_parameter_that_is_new_is_a_difference() -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{", "[]", "{}", '{"format": 2}', '{"format": 1}', '{"format": 1, "epoch": []}']
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        "{}",
+        '{"format": 2}',
+        '{"format": 1}',
+        '{"format": 1, "epoch": []}',
+        '{"format": 1, "input_sha256": "", "model_digest": "", "parameters": {}, "epoch": 1, '
+        '"remote": {"no": 1}}',
+    ],
 )
 def test_another_content_is_refused_with_the_way_out(tmp_path: Path, content: str) -> None:
     path = tmp_path / "s"
