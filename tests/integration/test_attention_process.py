@@ -32,6 +32,7 @@ from glinthawk.wire.messages import (
     Refused,
     Registration,
     Role,
+    Shutdown,
     View,
 )
 from glinthawk.wire.transport import Connection
@@ -56,6 +57,8 @@ class Gateway:
         self.epoch = epoch
         self.geometry: KVGeometry = GEOMETRY
         self.refusal: str | None = None
+        self.drain_s: float | None = None
+        self.lets_go = True
         self.joined: queue.Queue[Registration] = queue.Queue()
         self.left: queue.Queue[tuple[str, bool]] = queue.Queue()
         self.figures: dict[str, float] = {}
@@ -81,6 +84,9 @@ class Gateway:
 
     def on_heartbeat(self, name: str, heartbeat: Heartbeat) -> None:
         self.figures = dict(heartbeat.stats)
+        self.drain_s = heartbeat.drain_s
+        if heartbeat.drain_s is not None and self.lets_go:
+            self.membership.send(name, Shutdown("it is drained"))
 
     def on_leave(self, name: str, reason: str, lost: bool) -> None:
         self.left.put((name, lost))
@@ -273,6 +279,37 @@ def test_a_worker_joins_the_next_gateway_with_an_empty_cache(
         finally:
             second.stop()
         process.popen.send_signal(signal.SIGINT)
+        assert process.wait() == 0
+
+
+def test_a_worker_asked_to_end_stays_until_the_gateway_lets_it_go(
+    gateway: Gateway, tmp_path: Path
+) -> None:
+    gateway.lets_go = False
+    with running(gateway, tmp_path / "log", "--drain-timeout-s", "1000") as process:
+        wait_until(lambda: '"joined"' in process.text(), "the membership")
+        process.popen.send_signal(signal.SIGTERM)
+        wait_until(lambda: gateway.drain_s is not None, "the wish to leave")
+        assert gateway.drain_s is not None
+        assert 900 < gateway.drain_s <= 1000
+        assert process.popen.poll() is None
+        gateway.membership.send(WORKER, Shutdown("it is drained"))
+        assert process.wait() == 0
+
+
+def test_a_second_signal_and_a_wait_of_nothing_end_a_worker_at_once(
+    gateway: Gateway, tmp_path: Path
+) -> None:
+    gateway.lets_go = False
+    with running(gateway, tmp_path / "log", "--drain-timeout-s", "1000") as process:
+        wait_until(lambda: '"joined"' in process.text(), "the membership")
+        process.popen.send_signal(signal.SIGTERM)
+        wait_until(lambda: gateway.drain_s is not None, "the wish to leave")
+        process.popen.send_signal(signal.SIGTERM)
+        assert process.wait() == 0
+    with running(gateway, tmp_path / "log", "--drain-timeout-s", "0") as process:
+        wait_until(lambda: '"joined"' in process.text(), "the membership")
+        process.popen.send_signal(signal.SIGTERM)
         assert process.wait() == 0
 
 

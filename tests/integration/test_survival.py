@@ -8,13 +8,13 @@ import pytest
 from factories_models import make_tiny_model
 from glinthawk.gateway.engine import Completion
 from glinthawk.gateway.workers import WorkerState
-from survival_runs import Deployment, assert_same_texts, make_requests, wait_for
+from survival_runs import WAIT_S, Deployment, assert_same_texts, make_requests, wait_for
 
 NUM_REQUESTS = 40
-NUM_TOKENS = 160
+NUM_TOKENS = 120
 REQUESTS = make_requests(NUM_REQUESTS, NUM_TOKENS)
-SOME_TOKENS = 1200
-"""Of 8,000: everything is under way, and nothing near its end."""
+SOME_TOKENS = 900
+"""Of 6,000: everything is under way, and nothing near its end."""
 
 Deploy = Callable[..., Deployment]
 
@@ -115,6 +115,18 @@ def test_a_worker_that_joins_takes_sequences_and_stops_nothing(
     assert deployment.engine.stats.scheduler.recomputed_tokens == 0
     for name in ("w0", "w1"):
         deployment.wait_for_empty(name)
+
+
+def test_a_worker_asked_to_end_finishes_what_it_holds_and_ends(
+    deploy: Deploy, undisturbed: dict[int, Completion]
+) -> None:
+    deployment = deploy("w0", "w1")
+    leaving = deployment.workers["w1"].popen
+    leaving.terminate()
+    deployment.wait_for_state("w1", WorkerState.DRAINING)
+    finish(deployment, undisturbed)
+    assert leaving.wait(WAIT_S) == 0
+    assert deployment.engine.stats.scheduler.recomputed_tokens == 0
 
 
 @pytest.mark.parametrize("victim", [0, 1])

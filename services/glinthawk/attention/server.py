@@ -39,7 +39,7 @@ def run_attention(config: AttentionConfig) -> int:
     kernel = _choose_backend(config)
     log.info("starting", kernel=kernel.label, kv_memory=config.kv_memory)
     role = _AttentionRole(config, kernel, ServiceMetrics(registry))
-    return MemberProcess(config, role, registry).serve()
+    return MemberProcess(config, role, registry, drain_s=config.drain_timeout_s).serve()
 
 
 def _check_memory(kv_memory: int) -> None:

@@ -69,7 +69,7 @@ class EngineFailed(GlinthawkError):
 
 
 @dataclass(frozen=True)
-class _Workload:
+class Workload:
     """The same work for every engine."""
 
     settings: BatchBenchSettings
@@ -108,7 +108,7 @@ def run_batch_bench(settings: BatchBenchSettings) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="glinthawk-bench-") as name:
         work = Path(name)
         entrants = [
-            _Entrant(OURS, lambda: _run_ours(workload, work), []),
+            _Entrant(OURS, lambda: run_batch_command(workload, work), []),
             _Entrant(PRODUCTS, lambda: _run_products(workload, work), []),
             *(_enter(peer, workload, files, work) for peer in peers),
         ]
@@ -136,7 +136,7 @@ def run_batch_bench(settings: BatchBenchSettings) -> dict[str, Any]:
     }
 
 
-def build_workload(settings: BatchBenchSettings, tokenizer: Tokenizer) -> _Workload:
+def build_workload(settings: BatchBenchSettings, tokenizer: Tokenizer) -> Workload:
     """Return distinct short chats. The number comes first, so that no two share a page."""
     messages = [
         [
@@ -146,7 +146,7 @@ def build_workload(settings: BatchBenchSettings, tokenizer: Tokenizer) -> _Workl
         for number in range(1, settings.prompts + 1)
     ]
     prompts = [tokenizer.apply_chat_template(chat) for chat in messages]
-    return _Workload(settings, messages, prompts, len(os.sched_getaffinity(0)))
+    return Workload(settings, messages, prompts, len(os.sched_getaffinity(0)))
 
 
 def longest_common_prefix(prompts: list[list[int]]) -> int:
@@ -166,7 +166,7 @@ def _peer_dtype(settings: BatchBenchSettings) -> str:
     return "float32" if is_slow else settings.dtype
 
 
-def _enter(peer: Peer, workload: _Workload, files: ModelFiles, work: Path) -> _Entrant:
+def _enter(peer: Peer, workload: Workload, files: ModelFiles, work: Path) -> _Entrant:
     """Install a peer and make its model ready."""
     settings = workload.settings
     folder = settings.peer_folder or default_peer_folder()
@@ -209,7 +209,7 @@ def _race(entrants: list[_Entrant], rounds: int, num_tokens: int) -> None:
         raise EngineFailed(f"{ours.name}: {ours.failure}")
 
 
-def _run_ours(workload: _Workload, work: Path) -> dict[str, Any]:
+def run_batch_command(workload: Workload, work: Path) -> dict[str, Any]:
     """Run the batch command once, with one stage and one attention worker."""
     settings = workload.settings
     source, target, summary = work / "in.jsonl", work / "out.jsonl", work / "summary.json"
@@ -224,22 +224,24 @@ def _run_ours(workload: _Workload, work: Path) -> dict[str, Any]:
     return {name: figures[name] for name in names}
 
 
-def build_input(workload: _Workload) -> str:
+def build_input(workload: Workload) -> str:
     """Return the workload as an OpenAI batch file."""
     lines = []
-    for number, chat in enumerate(workload.messages, start=1):
-        body = {
-            "messages": chat,
-            "max_tokens": workload.settings.tokens,
-            "temperature": 0,
-            "ignore_eos": True,
-        }
+    for number, body in enumerate(build_bodies(workload), start=1):
         line = {"custom_id": str(number), "method": "POST", "url": "/v1/chat/completions"}
         lines.append(json.dumps({**line, "body": body}))
     return "\n".join(lines) + "\n"
 
 
-def _run_products(workload: _Workload, work: Path) -> dict[str, Any]:
+def build_bodies(workload: Workload) -> list[dict[str, Any]]:
+    """Return the workload as bodies of chat completions."""
+    settings = workload.settings
+    shared = {"model": settings.model, "max_tokens": settings.tokens}
+    shared |= {"temperature": 0, "ignore_eos": True}
+    return [{"messages": messages, **shared} for messages in workload.messages]
+
+
+def _run_products(workload: Workload, work: Path) -> dict[str, Any]:
     settings = workload.settings
     request, result = work / "products.json", work / "products-result.json"
     wanted = {

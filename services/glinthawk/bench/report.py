@@ -16,6 +16,7 @@ EXIT_OK = 0
 
 _GIGA = 1e9
 _KIB, _MIB = 1 << 10, 1 << 20
+_MISSED = "[bold red]MISSED[/bold red]"
 
 
 def finish(result: dict[str, Any], json_file: Path | None, console: Console | None = None) -> int:
@@ -49,11 +50,14 @@ def finish(result: dict[str, Any], json_file: Path | None, console: Console | No
 def describe_goal(goal: dict[str, Any]) -> str:
     """Return one line, with rich's markup, on a goal: holds, or missed by how much."""
     name, value, wanted = escape(goal["name"]), goal["value"], goal["goal"]
+    if goal.get("at_most"):
+        figures = f"{name}: {value:g}, goal <= {wanted:g}"
+        return f"[green]holds[/green]  {figures}" if goal["holds"] else f"{_MISSED} {figures}"
     figures = f"{name}: {value:.2f}, goal >= {wanted:.2f}"
     if goal["holds"]:
         return f"[green]holds[/green]  {figures}"
     short = (wanted - value) / wanted
-    return f"[bold red]MISSED[/bold red] {figures}: {wanted - value:.3f} ({short:.1%}) short"
+    return f"{_MISSED} {figures}: {wanted - value:.3f} ({short:.1%}) short"
 
 
 def build_samples_table(result: dict[str, Any]) -> Table:
@@ -146,6 +150,21 @@ _COLUMNS = {
         _number("run s", "run_s"),
         _number("load s", "load_s"),
         _Column("tokens/s of each run", _show_runs, is_text=True),
+    ),
+    "serve": (
+        _text("door", "door"),
+        _number("tokens/s", "tokens_per_second", digits=0),
+        _number("run s", "run_s"),
+        _number("wall s", "wall_s"),
+        _number("first token s", "first_token_s"),
+        _Column("tokens/s of each run", _show_runs, is_text=True),
+    ),
+    "chaos": (
+        _text("event", "event"),
+        _number("count", "count", digits=0),
+        _number("recovery s, median", "recovery_s_median"),
+        _number("p95", "recovery_s_p95"),
+        _number("most", "recovery_s_most"),
     ),
 }
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from glinthawk.errors import GlinthawkError, InvalidConfig
-from glinthawk.gateway.requests import BatchLine, RefusedLine, parse_line
+from glinthawk.gateway.requests import BatchLine, Endpoint, RefusedLine, parse_line
 
 MAX_LINE_BYTES = 64 << 20
 """Longest line that is read; a longer one is refused and skipped without being held."""
@@ -98,6 +98,29 @@ def read_input(
             parsed = _refuse_repeated(parse_raw_line(line, max_line_bytes), seen)
             if line.number not in finished:
                 yield parsed
+
+
+def find_endpoint(path: Path, *, max_line_bytes: int = MAX_LINE_BYTES) -> Endpoint:
+    """Return the one endpoint that all requests of a file go to; chat where there is none.
+
+    Raises:
+        InvalidConfig: it cannot be opened, or its lines go to several endpoints.
+        GlinthawkError: reading fails on the way.
+    """
+    first: BatchLine | None = None
+    with _open(path) as file:
+        for line in split_lines(file, max_line_bytes):
+            parsed = parse_raw_line(line, max_line_bytes)
+            if isinstance(parsed, RefusedLine):
+                continue
+            if first is not None and parsed.endpoint is not first.endpoint:
+                raise InvalidConfig(
+                    f"line {first.line_number} of {path} goes to {first.endpoint}, line "
+                    f"{parsed.line_number} to {parsed.endpoint}; a gateway's batch has one "
+                    "endpoint: make a file of each, or run it without --gateway"
+                )
+            first = first or parsed
+    return Endpoint.CHAT if first is None else first.endpoint
 
 
 def split_lines(file: BinaryIO, max_line_bytes: int) -> Iterator[RawLine]:

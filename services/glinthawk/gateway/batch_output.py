@@ -73,7 +73,7 @@ class OutputFile:
         self._fsync_every_s = fsync_every_s
         self._clock = clock
         self._is_torn = False
-        self._descriptor: int | None = _open_locked(path)
+        self._descriptor: int | None = open_locked(path)
         try:
             self.finished, self._num_bytes = self._recover(self._descriptor, overwrite=overwrite)
             self._synced_at_s = clock()
@@ -231,7 +231,7 @@ class OutputFile:
         )
 
 
-def _open_locked(path: Path) -> int:
+def open_locked(path: Path) -> int:
     """Return a descriptor for appending that no other process has."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, _OWNER_WRITES)

@@ -26,14 +26,14 @@ from glinthawk.core.step import StepPlan, StepResult
 from glinthawk.errors import GlinthawkError, PeerUnavailable
 from glinthawk.gateway.busy import BusyMeter
 from glinthawk.gateway.lines import LineEvents, StageLines
-from glinthawk.gateway.resets import Resets
+from glinthawk.gateway.muster import Muster
 from glinthawk.gateway.roster import Roster, WorkerEntry
 from glinthawk.telemetry.logging import get_logger
 from glinthawk.telemetry.metrics import ServiceMetrics
 from glinthawk.wire.dial import DialOptions
 from glinthawk.wire.grpc_server import GrpcServer
 from glinthawk.wire.membership_server import MembershipServer
-from glinthawk.wire.messages import Accepted, Heartbeat, Member, Refused, Registration, View
+from glinthawk.wire.messages import Accepted, Heartbeat, Member, Refused, Registration, Shutdown
 
 log = get_logger("gateway.cluster")
 
@@ -52,7 +52,8 @@ class ClusterEvents:
 
     on_result, on_failed: of a step. on_worker_joined: it is empty, and every stage is told to
     reach it. on_worker_lost: with the reason. on_stages_lost: no step gets through; all workers
-    are reported lost too, and join again when the stages are back.
+    are reported lost too, and join again when the stages are back. on_worker_leaves: it wants to
+    end within so many seconds; told again and again until `release_worker`.
     """
 
     on_result: Callable[[StepResult], None]
@@ -60,6 +61,7 @@ class ClusterEvents:
     on_worker_joined: Callable[[WorkerEntry], None]
     on_worker_lost: Callable[[str, str], None]
     on_stages_lost: Callable[[str], None]
+    on_worker_leaves: Callable[[str, float], None]
 
 
 class Cluster:
@@ -81,20 +83,15 @@ class Cluster:
         metrics: ServiceMetrics,
         lease_s: float = 6.0,
     ) -> None:
-        self._roster = roster
-        self._next_epoch = next_epoch
+        self._muster = Muster(roster, next_epoch)
+        self._changed = self._muster.changed
         self._lease_s = lease_s
         self._membership = MembershipServer(self)
         self._lines = StageLines(dial_options, metrics, oldest_epoch=next_epoch())
-        self._changed = threading.Condition()
         self._keeper = threading.Thread(target=self._keep_whole, name="cluster", daemon=True)
         self._events: ClusterEvents | None = None
         self._is_closing = False
-        # Under the condition's lock: why members went, what is to be reset, who needs a view.
-        self._reasons: dict[str, str] = {}
-        self._resets = Resets()
         self._busy = BusyMeter()
-        self._is_view_due = False
         # Of the keeper's thread: the stages that steps go through, and the workers told of.
         self._through: tuple[Member, ...] = ()
         self._announced: dict[str, int] = {}
@@ -119,9 +116,11 @@ class Cluster:
         """
         waited = 0.0
         with self._changed:
-            while not self._roster.is_complete:
+            while not self._muster.roster.is_complete:
                 if timeout_s is not None and waited >= timeout_s:
-                    raise PeerUnavailable(f"after {waited:.0f} s {self._roster.describe_missing()}")
+                    raise PeerUnavailable(
+                        f"after {waited:.0f} s {self._muster.roster.describe_missing()}"
+                    )
                 self._changed.wait(every_s)
                 waited += every_s
                 check()
@@ -146,7 +145,7 @@ class Cluster:
     def connect(self, events: ClusterEvents) -> None:
         """Begin to make the tiers whole, and to keep them so; `events` learn of it."""
         with self._changed:
-            self._roster.settle_format()
+            self._muster.roster.settle_format()
             self._events = events
             self._changed.notify_all()
         self._keeper.start()
@@ -158,12 +157,11 @@ class Cluster:
     def reset_worker(self, name: str, epoch: int, error: GlinthawkError) -> None:
         """Have what a worker holds dropped, and its connections made anew where they broke; it
         is then reported lost and joined. Nothing happens if it has left `epoch` behind."""
-        with self._changed:
-            current = {entry.name: entry.epoch for entry in self._roster.workers()}
-            if current.get(name) == epoch:
-                self._resets.request(name, time.monotonic())
-                self._reasons[name] = f"attention worker {name!r} begins anew: {error}"
-                self._changed.notify_all()
+        self._muster.ask_reset(name, epoch, error)
+
+    def release_worker(self, name: str) -> None:
+        """Let a worker end that wants to: nothing that it holds is needed."""
+        self._membership.send(name, Shutdown("it is drained"))
 
     @property
     def is_whole(self) -> bool:
@@ -173,17 +171,17 @@ class Cluster:
     @property
     def geometry(self) -> KVGeometry:
         """Shape of the KV pages; known once a stage is there."""
-        return self._roster.geometry()
+        return self._muster.roster.geometry()
 
     @property
     def wire_dtype(self) -> DType | None:
         """Format in which the stages compute; None before the first is there."""
-        return self._roster.wire_dtype
+        return self._muster.roster.wire_dtype
 
     def stages(self) -> tuple[Member, ...]:
         """Return the stages that are there, in the order of their layers."""
         with self._changed:
-            return self._roster.stages()
+            return self._muster.roster.stages()
 
     def busy_share(self, name: str) -> float | None:
         """Return the share of the last seconds in which a member computed, None if unknown."""
@@ -193,7 +191,7 @@ class Cluster:
     def addresses(self) -> dict[str, str]:
         """Return the address (host:port of gRPC) of each member, by name."""
         with self._changed:
-            return self._roster.addresses()
+            return self._muster.roster.addresses()
 
     def stop(self, reason: str) -> None:
         """Ask every member to end, and close the connections."""
@@ -207,23 +205,17 @@ class Cluster:
 
     def on_join(self, registration: Registration) -> Accepted | Refused:
         """Admit a process, or say why not."""
-        with self._changed:
-            reason = self._roster.reason_to_refuse(registration)
-            if reason is not None:
-                return Refused(reason)
-            epoch = self._next_epoch()
-            self._roster.add(registration, epoch)
-            self._changed.notify_all()
-        return Accepted(epoch, self._lease_s)
+        answer = self._muster.admit(registration)
+        return answer if isinstance(answer, Refused) else Accepted(answer, self._lease_s)
 
     def on_joined(self, registration: Registration) -> None:
         """A member can be reached: it needs a view."""
-        with self._changed:
-            self._is_view_due = True
-            self._changed.notify_all()
+        self._muster.want_view()
 
     def on_heartbeat(self, name: str, heartbeat: Heartbeat) -> None:
-        """Figures of a member: of use is how busy it was."""
+        """Figures of a member: of use is how busy it was, and that it wants to leave."""
+        if heartbeat.drain_s is not None:
+            self._let_leave(name, heartbeat.drain_s)
         busy_s = heartbeat.stats.get("busy_seconds")
         if busy_s is not None:
             with self._changed:
@@ -231,13 +223,16 @@ class Cluster:
 
     def on_leave(self, name: str, reason: str, lost: bool) -> None:
         """A member is gone."""
+        log.warning("member_gone", reason=self._muster.dismiss(name, reason, is_lost=lost))
         with self._changed:
-            role = self._roster.remove(name)
             self._busy.forget(name)
-            text = f"{role} {name!r} {'went away' if lost else 'left'}: {reason}"
-            self._reasons[name] = text
-            self._changed.notify_all()
-        log.warning("member_gone", reason=text)
+
+    def _let_leave(self, name: str, drain_s: float) -> None:
+        """Pass on that a worker wants to end; one that is not in use may do so at once."""
+        if self._events is None or name not in self._announced:
+            self.release_worker(name)
+        else:
+            self._events.on_worker_leaves(name, drain_s)
 
     # --- keeping the tiers whole
 
@@ -255,20 +250,19 @@ class Cluster:
                 self._retry_at = time.monotonic() + RETRY_S
             with self._changed:
                 self._changed.notify_all()
-                if not self._is_closing and (self._problem or not self._is_news()):
+                if not self._is_closing and (self._problem or not self._is_behind()):
                     self._changed.wait(CHECK_EVERY_S)
 
-    def _is_news(self) -> bool:
+    def _is_behind(self) -> bool:
         """Whether something came while the last round was under way."""
-        epochs = {entry.name: entry.epoch for entry in self._roster.workers()}
-        is_away = self._through != self._roster.stages()
-        return bool(self._through) and (is_away or epochs != self._announced)
+        return bool(self._through) and self._muster.is_news(self._through, self._announced)
 
     def _reconcile(self, now: float) -> None:
         with self._changed:
-            stages = self._roster.stages()
-            is_complete = self._roster.has_all_stages
-        if self._through and (self._through != stages or self._lines.broken is not None):
+            stages = self._muster.roster.stages()
+            is_complete = self._muster.roster.has_all_stages
+        is_through = is_complete and self._through == stages and self._lines.broken is None
+        if self._through and not is_through:
             self._lose_stages(now)
         if now < self._retry_at:
             return
@@ -278,11 +272,8 @@ class Cluster:
             self._follow_workers(now)
 
     def _lose_stages(self, now: float) -> None:
-        with self._changed:
-            names = {stage.name for stage in self._through}
-            gone = [self._reasons.pop(name) for name in names if name in self._reasons]
-        again = "a stage registered again"
-        reason = next(iter(gone), None) or self._lines.broken or again
+        gone = self._muster.take_reason([stage.name for stage in self._through])
+        reason = gone or self._lines.broken or "a stage registered again"
         log.error("stages_lost", reason=reason)
         self._through = ()
         self._retry_at = now + SETTLE_S
@@ -293,11 +284,7 @@ class Cluster:
 
     def _find_stages(self) -> None:
         """Have steps pass again, with nothing left of earlier ones anywhere."""
-        with self._changed:
-            epoch = self._next_epoch()
-            for entry in self._roster.workers():
-                self._roster.raise_epoch(entry.name, epoch)
-            view = self._build_view()
+        view = self._muster.renew()
         self._membership.broadcast(view)
         told = self._told()
         events = LineEvents(told.on_result, told.on_failed, self._wake)
@@ -307,41 +294,16 @@ class Cluster:
 
     def _follow_workers(self, now: float) -> None:
         """Tell the members and the engine of workers that came, went, or are to begin anew."""
-        with self._changed:
-            self._reset_due(now)
-            entries = {entry.name: entry for entry in self._roster.workers()}
-            epochs = {name: entry.epoch for name, entry in entries.items()}
-            lost = [name for name, epoch in self._announced.items() if epochs.get(name) != epoch]
-            joined = [e for e in entries.values() if self._announced.get(e.name) != e.epoch]
-            view = self._build_view() if lost or joined or self._is_view_due else None
-            reasons = {name: self._reasons.pop(name, "it registered again") for name in lost}
-            self._forget_old_reasons()
+        changes = self._muster.take_changes(self._through, self._announced, now)
         told = self._told()
-        for name in lost:
+        for name, reason in changes.lost.items():
             del self._announced[name]
-            told.on_worker_lost(name, reasons[name])
-        if view is not None:
-            self._membership.broadcast(view)
-        for entry in joined:
+            told.on_worker_lost(name, reason)
+        if changes.view is not None:
+            self._membership.broadcast(changes.view)
+        for entry in changes.joined:
             told.on_worker_joined(entry)
-        self._announced.update({entry.name: entry.epoch for entry in joined})
-
-    def _reset_due(self, now: float) -> None:
-        if self._resets.is_due(now):
-            epoch = self._next_epoch()
-            present = {entry.name for entry in self._roster.workers()}
-            for name in self._resets.take_due(now):
-                if name in present:
-                    self._roster.raise_epoch(name, epoch)
-
-    def _forget_old_reasons(self) -> None:
-        """Keep the reasons of those only whose loss is still to be told."""
-        known = {*self._announced, *(stage.name for stage in self._through)}
-        self._reasons = {name: text for name, text in self._reasons.items() if name in known}
-
-    def _build_view(self) -> View:
-        self._is_view_due = False
-        return self._roster.build_view(self._next_epoch())
+        self._announced.update({entry.name: entry.epoch for entry in changes.joined})
 
     def _told(self) -> ClusterEvents:
         assert self._events is not None, "the keeper starts with them"

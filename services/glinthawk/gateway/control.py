@@ -22,12 +22,13 @@ from glinthawk.gateway.http.errors import Boundary, JsonAnswer, add_error_handle
 from glinthawk.gateway.inspection import Inspector
 
 DEFAULT_DEADLINE_S = 300.0
+MAX_DEADLINE_S = 7 * 24 * 3600.0
 
 
 class DrainRequest(BaseModel):
     """How long sequences may run on where they are, in seconds."""
 
-    deadline_s: float = Field(default=DEFAULT_DEADLINE_S, ge=0, le=7 * 24 * 3600)
+    deadline_s: float = Field(default=DEFAULT_DEADLINE_S, ge=0, le=MAX_DEADLINE_S)
 
 
 class Operations:

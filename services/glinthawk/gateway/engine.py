@@ -17,14 +17,14 @@ all of them count as lost.
 
 import queue
 import time
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Protocol
 
-from glinthawk.core.ids import LaneId, SequenceId
-from glinthawk.core.step import SampledToken, SequenceStart, StepPlan, StepResult
-from glinthawk.errors import GlinthawkError, InvariantBroken, NotFound, PeerUnavailable
-from glinthawk.gateway.conversation import Listener, OpenRequest, OpenSequence
+from glinthawk.core.ids import LaneId
+from glinthawk.core.step import SampledToken, StepPlan, StepResult
+from glinthawk.errors import GlinthawkError, InvalidRequest, NotFound, PeerUnavailable
+from glinthawk.gateway.conversation import Listener, OpenRequest
 from glinthawk.gateway.detokenize import ChoiceResult
 from glinthawk.gateway.events import (
     Broken,
@@ -38,20 +38,18 @@ from glinthawk.gateway.events import (
     WorkerJoined,
     WorkerLost,
 )
+from glinthawk.gateway.open_requests import OpenRequests
 from glinthawk.gateway.requests import ParsedRequest
 from glinthawk.gateway.roster import WorkerEntry
 from glinthawk.gateway.workers import WorkerFigures, Workforce
 from glinthawk.models.tokenizer import Tokenizer
-from glinthawk.scheduler import FinishReason, Flow, Scheduler, SchedulerStats, SequenceGroup
+from glinthawk.scheduler import Flow, Scheduler, SchedulerStats
 from glinthawk.telemetry.logging import get_logger
 from glinthawk.telemetry.metrics import ServiceMetrics
 
 log = get_logger("gateway.engine")
 
 STATS_INTERVAL_S = 0.5
-
-MOST_FAILURES = 3
-"""Failed steps, not counting lost machines, after which a sequence is given up."""
 
 
 class Carrier(Protocol):
@@ -63,6 +61,9 @@ class Carrier(Protocol):
     def reset_worker(self, name: str, epoch: int, error: GlinthawkError) -> None:
         """Have what a worker holds dropped, after `error`; it joins again under a later epoch.
         Nothing happens if it has another epoch than this already."""
+
+    def release_worker(self, name: str) -> None:
+        """Let a worker end that asked for it: nothing that it holds is needed."""
 
 
 @dataclass(frozen=True)
@@ -86,13 +87,6 @@ class EngineStats:
     workers: tuple[WorkerFigures, ...] = ()
 
 
-@dataclass
-class _Totals:
-    tokens_in: int = 0
-    tokens_out: int = 0
-    steps: int = 0
-
-
 class Engine:
     """Drives one scheduler. `run` is the body of its thread.
 
@@ -111,17 +105,13 @@ class Engine:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._scheduler = scheduler
-        self._tokenizer = tokenizer
         self._workers = Workforce(scheduler)
+        self._requests = OpenRequests(scheduler, tokenizer, self._end_request, metrics)
         self._carrier = carrier
         self._on_done = on_done
         self._metrics = metrics
         self._clock = clock
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self._requests: dict[Hashable, OpenRequest] = {}
-        self._sequences: dict[SequenceId, OpenSequence] = {}
-        self._next_sequence = 1
-        self._totals = _Totals()
         self._stats_due = 0.0
         self.stats = EngineStats(0, 0, 0, scheduler.stats())
         self.failure: GlinthawkError | None = None
@@ -169,6 +159,11 @@ class Engine:
         self._check_worker(name)
         self._events.put(Drain(name, self._clock() + deadline_s))
 
+    def worker_leaves(self, name: str, deadline_s: float) -> None:
+        """A worker wants to end: it is drained, and released when it is empty. May be told
+        again."""
+        self._events.put(Drain(name, self._clock() + deadline_s, then_ends=True))
+
     def cancel_drain(self, name: str) -> None:
         """Place sequences on a worker again.
 
@@ -209,7 +204,7 @@ class Engine:
             self._handle(event, sampled)
             event = self._poll()
         self._plan()
-        self._read_text(sampled)
+        self._requests.read(sampled)
         self._refresh_stats()
         return True
 
@@ -231,104 +226,45 @@ class Engine:
 
     def _handle(self, event: Event, sampled: list[SampledToken]) -> None:
         if isinstance(event, Submit):
-            self._open(event)
+            self._requests.open(event)
         elif isinstance(event, Cancel):
-            self._close(event.key)
+            self._requests.close(event.key)
         elif isinstance(event, StepResult):
-            sampled += self._commit(event)
+            sampled += self._requests.commit(event)
         elif isinstance(event, StepFailed):
             self._recover(event)
         elif isinstance(event, MemberEvent):
             self._change_workers(event)
 
-    def _open(self, event: Submit) -> None:
-        key, parsed = event.key, event.request
-        request = OpenRequest(key, parsed, self._tokenizer, event.listener)
-        self._requests[key] = request
-        self._metrics.requests.inc()
-        try:
-            for prompt_index in range(len(parsed.prompts)):
-                self._add_group(request, prompt_index, event.flow)
-        except GlinthawkError as error:
-            self._finish(request, error)
-            return
-        if request.is_finished:
-            self._finish(request)
-
-    def _add_group(self, request: OpenRequest, prompt_index: int, flow: Flow) -> None:
-        """Queue the choices of one prompt that must run through the model."""
-        parsed = request.parsed
-        prompt = parsed.prompts[prompt_index]
-        choices = [choice for choice in parsed.choices if choice.prompt_index == prompt_index]
-        if choices[0].max_new_tokens == 0:
-            # Only the prompt is scored, once for all its choices.
-            choices = choices[:1] if choices[0].sampling.num_prompt_logprobs is not None else []
-        starts = []
-        for choice in choices:
-            identity = SequenceId(self._next_sequence)
-            self._next_sequence += 1
-            sequence = OpenSequence(identity, request, choice)
-            request.sequences[identity] = sequence
-            self._sequences[identity] = sequence
-            starts.append(
-                SequenceStart(identity, prompt.tokens, len(prompt.tokens), choice.sampling)
-            )
-        if starts:
-            sampling, limit = choices[0].sampling, choices[0].max_new_tokens
-            runs_to_limit = not parsed.stop and not sampling.stop_token_ids
-            self._scheduler.add(
-                SequenceGroup(tuple(starts), limit, limit if runs_to_limit else None, flow)
-            )
-
-    def _commit(self, result: StepResult) -> list[SampledToken]:
-        """Book a step's tokens; return those that count, for their text to be read later."""
-        stopped = {
-            sample.sequence: FinishReason.STOP if sample.error is None else FinishReason.ERROR
-            for sample in result.sampled
-            if (sequence := self._sequences.get(sample.sequence)) is not None
-            and (sample.error is not None or sequence.is_ended_by(sample.token))
-        }
-        committed = self._scheduler.commit(result, stopped)
-        if committed is None:
-            return []
-        self._totals.steps += 1
-        self._metrics.steps.inc()
-        if result.sampled:
-            self._metrics.lane_rows.observe(len(result.sampled))
-        for identity, position, logprobs in result.prompt_logprobs:
-            sequence = self._sequences.get(identity)
-            if sequence is not None:
-                sequence.request.set_prompt_logprobs(
-                    sequence.choice.prompt_index, position, logprobs
-                )
-        # A failed row has no token that counts, but its request must be told.
-        accepted = [
-            item
-            for item in result.sampled
-            if item.sequence in self._sequences
-            and (item.error is not None or item.sequence in committed.accepted)
-        ]
-        for sample in accepted:
-            self._sequences[sample.sequence].num_generated += 1
-        return accepted
-
     def _change_workers(self, event: MemberEvent) -> None:
         self._stats_due = 0.0
         if isinstance(event, WorkerJoined):
             log.info("worker_joined", worker=event.entry.name, epoch=event.entry.epoch)
-            self._workers.join(event.entry)
+            try:
+                self._workers.join(event.entry)
+            except InvalidRequest as error:
+                # It registered before the size of a page was known, and will find out itself.
+                log.warning("worker_unusable", worker=event.entry.name, reason=str(error))
         elif isinstance(event, WorkerLost):
             log.info("worker_lost", worker=event.name)
             self._workers.lose(event.name)
-        elif event.deadline is not None:
-            log.info("worker_drains", worker=event.name)
-            self._workers.drain(event.name, event.deadline)
         else:
-            log.info("drain_cancelled", worker=event.name)
-            entry = self._workers.cancel_drain(event.name)
-            if entry is not None:
-                error = PeerUnavailable("it was drained, and comes back empty")
-                self._carrier.reset_worker(entry.name, entry.epoch, error)
+            try:
+                self._change_drain(event)
+            except NotFound as error:
+                # It was there when the caller looked.
+                log.info("drain_ignored", reason=str(error))
+
+    def _change_drain(self, event: Drain) -> None:
+        if event.deadline is not None:
+            if self._workers.drain(event.name, event.deadline, then_ends=event.then_ends):
+                log.info("worker_drains", worker=event.name)
+            return
+        log.info("drain_cancelled", worker=event.name)
+        entry = self._workers.cancel_drain(event.name)
+        if entry is not None:
+            error = PeerUnavailable("it was drained, and comes back empty")
+            self._carrier.reset_worker(entry.name, entry.epoch, error)
 
     def _recover(self, event: StepFailed) -> None:
         """A step failed, and what its worker holds is not certain any more: the worker begins
@@ -341,18 +277,8 @@ class Engine:
         epoch = self._workers.epoch_of(plan.worker)
         self._workers.lose(plan.worker)
         if not isinstance(event.error, PeerUnavailable):
-            self._blame(plan, event.error)
+            self._requests.blame(plan, event.error)
         self._carrier.reset_worker(plan.worker, epoch, event.error)
-
-    def _blame(self, plan: StepPlan, error: GlinthawkError) -> None:
-        for identity in plan.sequences.tolist():
-            sequence = self._sequences.get(SequenceId(identity))
-            if sequence is None:
-                continue
-            sequence.num_failures += 1
-            if sequence.num_failures >= MOST_FAILURES:
-                reason = f"given up after {sequence.num_failures} failed steps, the last: {error}"
-                self._finish(sequence.request, InvariantBroken(reason))
 
     def _check_worker(self, name: str) -> None:
         known = [worker.name for worker in self.stats.workers]
@@ -362,7 +288,8 @@ class Engine:
             )
 
     def _plan(self) -> None:
-        self._workers.settle(self._clock())
+        for name in self._workers.settle(self._clock()):
+            self._carrier.release_worker(name)
         for plan in self._scheduler.plan():
             self._carrier.send_step(
                 plan,
@@ -370,49 +297,9 @@ class Engine:
                 prefill_first=self._scheduler.prefill_first,
             )
 
-    def _read_text(self, sampled: Iterable[SampledToken]) -> None:
-        aborted: list[SequenceId] = []
-        for sample in sampled:
-            sequence = self._sequences.get(sample.sequence)
-            if sequence is None:
-                continue
-            request = sequence.request
-            if sample.error is not None:
-                self._finish(request, InvariantBroken(sample.error))
-                continue
-            self._count(request, sequence)
-            is_ended = sequence.push(sample.token, sample.logprobs)
-            request.tell(sequence)
-            if not is_ended:
-                continue
-            aborted.append(sample.sequence)
-            if request.is_finished:
-                self._finish(request)
-        self._scheduler.abort(aborted)
-
-    def _count(self, request: OpenRequest, sequence: OpenSequence) -> None:
-        prompt_index = sequence.choice.prompt_index
-        if prompt_index not in request.counted_prompts:
-            request.counted_prompts.add(prompt_index)
-            num_tokens = len(request.parsed.prompts[prompt_index].tokens)
-            self._totals.tokens_in += num_tokens
-            self._metrics.tokens_in.inc(num_tokens)
-        if sequence.choice.max_new_tokens:
-            self._totals.tokens_out += 1
-            self._metrics.tokens_out.inc()
-
-    def _finish(self, request: OpenRequest, error: GlinthawkError | None = None) -> None:
-        self._close(request.key)
+    def _end_request(self, request: OpenRequest, error: GlinthawkError | None) -> None:
         choices = () if error is not None else request.build_results()
         self._on_done(Completion(request.key, request.parsed, choices, error))
-
-    def _close(self, key: Hashable) -> None:
-        request = self._requests.pop(key, None)
-        if request is None:
-            return
-        self._scheduler.abort(list(request.sequences))
-        for identity in request.sequences:
-            self._sequences.pop(identity, None)
 
     def _refresh_stats(self) -> None:
         now = self._clock()
@@ -425,9 +312,9 @@ class Engine:
         self._metrics.kv_capacity_bytes.set(stats.kv_capacity_bytes)
         self._metrics.queue_depth.set(stats.num_waiting)
         self.stats = EngineStats(
-            tokens_in=self._totals.tokens_in,
-            tokens_out=self._totals.tokens_out,
-            steps=self._totals.steps,
+            tokens_in=self._requests.totals.tokens_in,
+            tokens_out=self._requests.totals.tokens_out,
+            steps=self._requests.totals.steps,
             scheduler=stats,
             workers=tuple(self._workers.figures()),
         )

@@ -53,10 +53,12 @@ class WorkerLost:
 
 @dataclass(frozen=True)
 class Drain:
-    """A worker that is to be emptied by `deadline`; None takes it back."""
+    """A worker that is to be emptied by `deadline`; None takes it back. then_ends: it asked for
+    it, and ends when it is empty."""
 
     name: str
     deadline: float | None
+    then_ends: bool = False
 
 
 @dataclass(frozen=True)

@@ -85,12 +85,19 @@ class RateMeter:
 class ProgressReporter:
     """Shows a run on `console` while it goes on: a bar if that is a terminal, lines if not.
 
-    `update` may be called at every step; it shows at most every `every_s` seconds.
+    `update` may be called at every step; it shows at most every `every_s` seconds. describe:
+    what stands beside the bar; the default is `format_rates`.
     """
 
     def __init__(
-        self, console: Console, *, clock: Callable[[], float], every_s: float | None = None
+        self,
+        console: Console,
+        *,
+        clock: Callable[[], float],
+        every_s: float | None = None,
+        describe: Callable[[RunNumbers, Rates], str] | None = None,
     ) -> None:
+        self._describe = describe or format_rates
         default_s = BAR_EVERY_S if console.is_terminal else LINE_EVERY_S
         self._every_s = default_s if every_s is None else every_s
         self._console = console
@@ -135,7 +142,7 @@ class ProgressReporter:
     def _show(self, numbers: RunNumbers) -> None:
         self._last = None
         self._shown_at_s = self._clock()
-        text = format_rates(numbers, self._meter.measure(self._shown_at_s, numbers))
+        text = self._describe(numbers, self._meter.measure(self._shown_at_s, numbers))
         if self._bar is None:
             line = f"{numbers.num_done}/{numbers.num_lines} requests | {text}"
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -165,6 +172,12 @@ def format_rates(numbers: RunNumbers, rates: Rates) -> str:
     if numbers.num_failed:
         parts.insert(0, f"{numbers.num_failed} failed")
     return " | ".join(parts)
+
+
+def format_remote(numbers: RunNumbers, rates: Rates) -> str:
+    """Return what stands beside the bar of a run of which only lines are known."""
+    failed = f"{numbers.num_failed} failed | " if numbers.num_failed else ""
+    return f"{failed}ETA {format_duration(rates.eta_s)}"
 
 
 def build_summary_table(summary: RunSummary) -> Table:

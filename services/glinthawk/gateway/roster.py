@@ -12,6 +12,13 @@ from glinthawk.errors import InvariantBroken
 from glinthawk.models.config import ModelConfig
 from glinthawk.wire.messages import AttentionOffer, Member, Registration, Role, StageOffer, View
 
+_ROLE_WORDS = {Role.STAGE: "stage", Role.ATTENTION: "attention worker"}
+
+
+def _with_article(role: Role) -> str:
+    words = _ROLE_WORDS[role]
+    return f"an {words}" if words[0] in "aeiou" else f"a {words}"
+
 
 def smallest_page_bytes(config: ModelConfig, kv_dtype: DType | None) -> int:
     """Return the bytes of a KV page; of the narrowest format while it is not known."""
@@ -105,7 +112,7 @@ class Roster:
         other = self._members.get(registration.name)
         if other is not None and other.role is not registration.role:
             return (
-                f"the name {registration.name!r} belongs to a {other.role.value} process: give "
+                f"the name {registration.name!r} is taken by {_with_article(other.role)}: give "
                 "each process a name of its own"
             )
         if isinstance(registration.offer, StageOffer):
@@ -154,7 +161,7 @@ class Roster:
         self._incarnations.pop(name, None)
         if member is None:
             return "process"
-        return "stage" if member.role is Role.STAGE else "attention worker"
+        return _ROLE_WORDS[member.role]
 
     def describe_missing(self) -> str:
         """Say in words who is not there yet."""
@@ -222,7 +229,7 @@ class Roster:
         if self._kv_dtype is not None and self._kv_dtype not in offer.dtypes:
             formats = ", ".join(dtype.label for dtype in offer.dtypes)
             return f"the KV format {self._kv_dtype.label} is not among this worker's: {formats}"
-        smallest = smallest_page_bytes(self._config, self._kv_dtype)
+        smallest = smallest_page_bytes(self._config, self._kv_dtype or self._settled)
         if offer.kv_memory_bytes < smallest:
             return (
                 f"its KV memory of {offer.kv_memory_bytes} bytes does not hold one page of "

@@ -13,6 +13,7 @@ import threading
 from contextlib import ExitStack
 from types import FrameType
 
+from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from rich.console import Console
 
@@ -22,7 +23,9 @@ from glinthawk.core.dtype import DType
 from glinthawk.errors import GlinthawkError, InvalidConfig
 from glinthawk.gateway.control import Operations, build_control_app
 from glinthawk.gateway.generation import Generation
+from glinthawk.gateway.grpc_api import Doorkeeper, GrpcInference, GrpcJobs, GrpcOperations
 from glinthawk.gateway.http.app import build_app
+from glinthawk.gateway.http.limits import Accounts
 from glinthawk.gateway.http.server import HttpServer
 from glinthawk.gateway.http.services import HttpLimits, HttpServices
 from glinthawk.gateway.inspection import Inspector
@@ -42,6 +45,7 @@ from glinthawk.models.source import ModelFiles, model_digest, resolve_model
 from glinthawk.telemetry.logging import get_logger
 from glinthawk.telemetry.metrics import ServiceMetrics, serve_metrics
 from glinthawk.wire.control import Description, attach_control
+from glinthawk.wire.gateway_services import attach_gateway_services
 from glinthawk.wire.grpc_server import GrpcServer
 
 log = get_logger("gateway.server")
@@ -125,6 +129,9 @@ class _Gateway:
             is_ready=lambda: self._generation.is_ready,
         )
         self._operations = Operations(self._inspector)
+        self._keys = (
+            KeyRing(self._store, path=config.keys_file) if config.asks_for_grpc_keys else None
+        )
         self._launcher: Launcher | None = None
         self._was_ready = False
 
@@ -138,6 +145,8 @@ class _Gateway:
         """
         config, stack = self._config, self._stack
         attach_control(self._grpc, self._describe)
+        services, accounts = self._build_services(), Accounts(HttpLimits.of(config))
+        self._attach_users(services, accounts)
         self._grpc.start()
         stack.callback(self._grpc.stop, 0.2)
         metrics = serve_metrics(self._registry, config.host, config.metrics_port)
@@ -148,7 +157,7 @@ class _Gateway:
             stack.callback(self._launcher.stop)
             self._launcher.start()
         stack.callback(self._tiers.stop, "the gateway ends")
-        self._open_doors(metrics.port)
+        self._open_doors(build_app(services, accounts), metrics.port)
         engine = self._tiers.start_engine(None, self._look_after)
         self._generation.attach(engine, lambda: self._tiers.is_ready)
         self._inspector.attach(engine)
@@ -157,10 +166,20 @@ class _Gateway:
         self._jobs.start()
         stack.callback(self._jobs.stop)
 
-    def _open_doors(self, metrics_port: int) -> None:
+    def _attach_users(self, services: HttpServices, accounts: Accounts) -> None:
+        """Offer what users and operators call over gRPC."""
+        doorkeeper = Doorkeeper(self._keys)
+        attach_gateway_services(
+            self._grpc,
+            GrpcInference(services, accounts, doorkeeper),
+            GrpcJobs(services, doorkeeper),
+            GrpcOperations(self._operations),
+        )
+
+    def _open_doors(self, app: FastAPI, metrics_port: int) -> None:
         config = self._config
         http = HttpServer(
-            build_app(self._build_services()),
+            app,
             config.host,
             config.port,
             certificate=config.tls_certificate,
@@ -170,7 +189,10 @@ class _Gateway:
         self._stack.callback(http.stop, HTTP_GRACE_S)
         control_host = config.listen_address[0] if config.secret is not None else "127.0.0.1"
         control = HttpServer(
-            build_control_app(self._operations, config.secret), control_host, config.control_port
+            build_control_app(self._operations, config.secret),
+            control_host,
+            config.control_port,
+            option="--control-port",
         )
         control.start()
         self._stack.callback(control.stop, 1.0)
@@ -188,7 +210,7 @@ class _Gateway:
             f"stages and workers register at {self._grpc.address}; control at "
             f"{control_host}:{control.port}, metrics at {config.host}:{metrics_port}"
         )
-        if config.asks_for_keys and not self._store.list_keys() and config.keys_file is None:
+        if config.asks_for_grpc_keys and not self._store.list_keys() and config.keys_file is None:
             self._console.print(
                 "there is no API key yet: make one with  glinthawk keys create NAME --data-dir "
                 f"{config.data_dir}"
@@ -196,12 +218,11 @@ class _Gateway:
 
     def _build_services(self) -> HttpServices:
         config = self._config
-        keys = KeyRing(self._store, path=config.keys_file) if config.asks_for_keys else None
         return HttpServices(
             generation=self._generation,
             store=self._store,
             jobs=self._jobs,
-            keys=keys,
+            keys=self._keys if config.asks_for_keys else None,
             limits=HttpLimits.of(config),
             model_names=config.model_names,
             registry=self._registry,

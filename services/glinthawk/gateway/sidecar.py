@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,11 @@ class RunIdentity:
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
 
     @property
+    def is_remote(self) -> bool:
+        """Whether a gateway runs it, whose model this command does not know."""
+        return "gateway" in self.parameters
+
+    @property
     def digest(self) -> str:
         """SHA-256 over all of it, hexadecimal."""
         document = [self.input_sha256, self.model_digest, sorted(self.parameters.items())]
@@ -37,11 +42,23 @@ class RunIdentity:
 
 
 @dataclass(frozen=True)
+class RemoteRun:
+    """A run that a gateway works on. mark: names it in the batch's metadata, and is there before
+    the batch is. status: the final one, once the output is whole."""
+
+    mark: str
+    batch_id: str | None = None
+    status: str | None = None
+
+
+@dataclass(frozen=True)
 class Sidecar:
-    """The content of the file. epoch: raised at each start and each re-registration."""
+    """The content of the file. epoch: raised at each start and each re-registration. remote:
+    None for a run on tiers of the command's own."""
 
     identity: RunIdentity
     epoch: int
+    remote: RemoteRun | None = None
 
 
 def sidecar_path(output_path: Path) -> Path:
@@ -73,7 +90,7 @@ def write_sidecar(path: Path, sidecar: Sidecar) -> None:
         GlinthawkError: the file cannot be written.
     """
     identity = sidecar.identity
-    document = {
+    document: dict[str, Any] = {
         "format": _FORMAT,
         "digest": identity.digest,
         "input_sha256": identity.input_sha256,
@@ -81,6 +98,8 @@ def write_sidecar(path: Path, sidecar: Sidecar) -> None:
         "parameters": dict(identity.parameters),
         "epoch": sidecar.epoch,
     }
+    if sidecar.remote is not None:
+        document["remote"] = asdict(sidecar.remote)
     temporary = path.with_name(path.name + ".new")
     try:
         with temporary.open("w", encoding="utf-8") as file:
@@ -100,6 +119,8 @@ def describe_difference(old: RunIdentity, new: RunIdentity) -> str | None:
     """Say in words what differs between two runs; None if nothing does."""
     if old.input_sha256 != new.input_sha256:
         return "another input file (its content differs)"
+    if old.is_remote != new.is_remote:
+        return "a run at a gateway" if old.is_remote else "a run without a gateway"
     if old.model_digest != new.model_digest:
         return f"another model (digest {old.model_digest}, now {new.model_digest})"
     for name in sorted({*old.parameters, *new.parameters}):
@@ -122,9 +143,10 @@ def _parse(document: Any, path: Path) -> Sidecar:
             parameters=dict(document["parameters"]),
         )
         epoch = int(document["epoch"])
+        remote = RemoteRun(**document["remote"]) if "remote" in document else None
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidConfig(f"{path} is damaged; start with --overwrite") from error
-    return Sidecar(identity, epoch)
+    return Sidecar(identity, epoch, remote)
 
 
 def _sync_folder(folder: Path) -> None:

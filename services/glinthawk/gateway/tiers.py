@@ -17,6 +17,7 @@ from glinthawk.errors import GlinthawkError, PeerUnavailable
 from glinthawk.gateway.cluster import Cluster, ClusterEvents
 from glinthawk.gateway.engine import Completion, Engine
 from glinthawk.gateway.roster import Roster
+from glinthawk.gateway.workers import WorkerState
 from glinthawk.models.config import ModelConfig
 from glinthawk.models.tokenizer import Tokenizer
 from glinthawk.scheduler import Scheduler, SchedulerConfig
@@ -122,7 +123,10 @@ class Tiers:
     @property
     def is_ready(self) -> bool:
         """Whether a token can be generated now."""
-        return self._engine is not None and self._engine.failure is None and self.cluster.is_whole
+        engine = self._engine
+        if engine is None or engine.failure is not None or not self.cluster.is_whole:
+            return False
+        return any(worker.state is WorkerState.ACTIVE for worker in engine.stats.workers)
 
     def start(self) -> None:
         """Take in stages and workers."""
@@ -165,8 +169,9 @@ class Tiers:
             on_worker_joined=engine.worker_joined,
             on_worker_lost=lambda name, _: engine.worker_lost(name),
             on_stages_lost=lambda _: None,
+            on_worker_leaves=engine.worker_leaves,
         )
-        self.cluster.connect(events if settings.survives else _end_with(engine, events))
+        self.cluster.connect(events if settings.survives else self._end_with(engine, events))
         if settings.num_workers:
             self.cluster.wait_until_whole(CONNECT_S, lambda: self._check(check))
         return engine
@@ -177,6 +182,15 @@ class Tiers:
             self._engine.stop()
             self._thread.join(STOP_S)
         self.cluster.stop(reason)
+
+    def _end_with(self, engine: Engine, events: ClusterEvents) -> ClusterEvents:
+        """Return events that end the engine when a member is lost, and are else the same."""
+        return replace(
+            events,
+            on_worker_lost=lambda _, reason: engine.break_down(PeerUnavailable(reason)),
+            on_stages_lost=lambda reason: engine.break_down(PeerUnavailable(reason)),
+            on_worker_leaves=lambda name, _: self.cluster.release_worker(name),
+        )
 
     def _check(self, check: Callable[[], None]) -> None:
         check()
@@ -198,11 +212,6 @@ class _StrictCarrier:
         """End the run with the error."""
         self._tiers.engine.break_down(error)
 
-
-def _end_with(engine: Engine, events: ClusterEvents) -> ClusterEvents:
-    """Return events that end the engine when a member is lost, and are else the same."""
-    return replace(
-        events,
-        on_worker_lost=lambda _, reason: engine.break_down(PeerUnavailable(reason)),
-        on_stages_lost=lambda reason: engine.break_down(PeerUnavailable(reason)),
-    )
+    def release_worker(self, name: str) -> None:
+        """Let a worker end."""
+        self._tiers.cluster.release_worker(name)

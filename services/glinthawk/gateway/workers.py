@@ -43,13 +43,15 @@ class WorkerFigures:
 @dataclass
 class _Record:
     """in_use: the scheduler has it. drain_until: when it drains, the time at which what still
-    runs is recomputed elsewhere. is_drained: it is, or was, empty and gets nothing more."""
+    runs is recomputed elsewhere. is_drained: it is, or was, empty and gets nothing more.
+    then_ends: it asked to end, and is to be told when it may."""
 
     entry: WorkerEntry
     is_present: bool = True
     in_use: bool = False
     drain_until: float | None = None
     is_drained: bool = False
+    then_ends: bool = False
 
     @property
     def state(self) -> WorkerState:
@@ -72,18 +74,23 @@ class Workforce:
 
         One that drains goes on draining under a later epoch; another process of its name does
         not.
+
+        Raises:
+            InvalidRequest: its memory does not hold a page.
         """
         former = self._records.pop(entry.name, None)
         if former is not None:
             self._withdraw(former)
-        record = self._records[entry.name] = _Record(entry)
+        record = self._records[entry.name] = _Record(entry, is_present=False)
         if former is not None and former.entry.incarnation == entry.incarnation:
             record.drain_until = former.drain_until
             record.is_drained = former.is_drained
+            record.then_ends = former.then_ends
         if not record.is_drained:
             self._scheduler.add_worker(entry.name, entry.kv_bytes)
             self._scheduler.set_accepting(entry.name, record.drain_until is None)
             record.in_use = True
+        record.is_present = True
 
     def lose(self, name: str) -> None:
         """A worker is gone, with what it held: its sequences wait again."""
@@ -101,16 +108,22 @@ class Workforce:
         """Return the epoch under which a worker is in use."""
         return self._records[name].entry.epoch
 
-    def drain(self, name: str, until: float) -> None:
+    def drain(self, name: str, until: float, *, then_ends: bool = False) -> bool:
         """Place nothing more on a worker; what still runs there at `until` runs elsewhere.
+        then_ends: it asked for it, and `settle` says when it may end; an earlier deadline stays.
+
+        Returns whether it did not drain before.
 
         Raises:
             NotFound: there is no such worker.
         """
         record = self._find(name)
-        record.drain_until = until
+        former = record.drain_until
+        record.drain_until = min(until, former) if then_ends and former is not None else until
+        record.then_ends = record.then_ends or then_ends
         if record.in_use:
             self._scheduler.set_accepting(name, False)
+        return former is None
 
     def cancel_drain(self, name: str) -> WorkerEntry | None:
         """Take a drain back; return the worker if it must come back under a later epoch first.
@@ -121,7 +134,7 @@ class Workforce:
         record = self._find(name)
         was_drained = record.is_drained
         record.drain_until = None
-        record.is_drained = False
+        record.is_drained = record.then_ends = False
         if record.in_use:
             self._scheduler.set_accepting(name, True)
             return None
@@ -130,15 +143,21 @@ class Workforce:
         record.is_present = False
         return record.entry
 
-    def settle(self, now: float) -> None:
-        """End the drains that are over: the worker is empty, or its time is."""
+    def settle(self, now: float) -> list[str]:
+        """End the drains that are over: the worker is empty, or its time is. Return the workers
+        that asked to end and may do so now."""
+        ending: list[str] = []
         for name, record in self._records.items():
-            if record.drain_until is None or record.is_drained or not record.is_present:
+            if record.drain_until is None or not record.is_present:
                 continue
             is_idle = not record.in_use or self._scheduler.worker_load(name).is_idle
             if is_idle or now >= record.drain_until:
                 self._withdraw(record)
                 record.is_drained = True
+                if record.then_ends:
+                    record.then_ends = False
+                    ending.append(name)
+        return ending
 
     def figures(self) -> Iterator[WorkerFigures]:
         """Yield how each worker stands."""

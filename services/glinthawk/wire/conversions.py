@@ -26,7 +26,8 @@ from glinthawk.wire.proto import membership_pb2 as pb
 def peer_message_to_proto(message: PeerMessage) -> pb.PeerMessage:
     """Return the protobuf form of a member's message."""
     if isinstance(message, Heartbeat):
-        return pb.PeerMessage(heartbeat=pb.Heartbeat(stats=dict(message.stats)))
+        heartbeat = pb.Heartbeat(stats=dict(message.stats), drain_seconds=message.drain_s)
+        return pb.PeerMessage(heartbeat=heartbeat)
     if isinstance(message, Leaving):
         return pb.PeerMessage(leaving=pb.Leaving(reason=message.reason))
     offer = message.offer
@@ -67,7 +68,9 @@ def peer_message_from_proto(message: pb.PeerMessage) -> PeerMessage:
     """
     which = message.WhichOneof("message")
     if which == "heartbeat":
-        return Heartbeat(dict(message.heartbeat.stats))
+        heartbeat = message.heartbeat
+        wants_to_leave = heartbeat.HasField("drain_seconds")
+        return Heartbeat(dict(heartbeat.stats), heartbeat.drain_seconds if wants_to_leave else None)
     if which == "leaving":
         return Leaving(message.leaving.reason)
     if which == "registration":

@@ -65,10 +65,11 @@ class GrpcServer:
         credentials: grpc.ServerCredentials | None = None,
         max_workers: int = 256,
     ) -> None:
+        self._boundary = BoundaryInterceptor(secret)
         self._executor = ThreadPoolExecutor(max_workers, thread_name_prefix="grpc")
         self._server = grpc.server(
             self._executor,
-            interceptors=[BoundaryInterceptor(secret)],
+            interceptors=[self._boundary],
             options=_SERVER_OPTIONS,
         )
         self._health = health.HealthServicer()
@@ -82,8 +83,17 @@ class GrpcServer:
         """host:port that it listens on."""
         return join_address(self.host, self.port)
 
-    def add(self, service: str, register: Callable[[grpc.Server], None]) -> None:
-        """Offer a service: its full name, and what registers it on the server."""
+    def add(
+        self,
+        service: str,
+        register: Callable[[grpc.Server], None],
+        *,
+        has_own_guard: bool = False,
+    ) -> None:
+        """Offer a service: its full name, and what registers it on the server. has_own_guard:
+        it knows its callers itself, so the cluster secret is not asked for."""
+        if has_own_guard:
+            self._boundary.leave_open(service)
         register(self._server)
         self._services.append(service)
 
@@ -127,6 +137,11 @@ class BoundaryInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]
 
     def __init__(self, secret: str | None) -> None:
         self._secret = None if secret is None else secret.encode()
+        self._open: tuple[str, ...] = _OPEN_TO_ALL
+
+    def leave_open(self, service: str) -> None:
+        """Ask for no secret in calls of a service."""
+        self._open = (*self._open, f"/{service}/")
 
     def intercept_service(
         self, continuation: Callable[[Any], Any], handler_call_details: Any
@@ -156,7 +171,7 @@ class BoundaryInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]
         return build(behaviour, handler.request_deserializer, handler.response_serializer)
 
     def _admits(self, method: str, metadata: Sequence[tuple[str, str | bytes]]) -> bool:
-        if self._secret is None or method.startswith(_OPEN_TO_ALL):
+        if self._secret is None or method.startswith(self._open):
             return True
         shown = next((value for key, value in metadata if key == SECRET_METADATA), "")
         data = shown.encode() if isinstance(shown, str) else shown

@@ -7,7 +7,9 @@ Both are members of a gateway, and differ only in what they compute:
     Role.run is the body of the compute thread
 
 A member outlives its gateway, unless it was started to end with it: it forgets, and joins the
-next. Nothing here knows layers or pages.
+next. Asked by a signal to end, one that holds something asks the gateway for its leave first, and
+stays until that has no more need of it; a second signal ends it at once. Nothing here knows
+layers or pages.
 """
 
 import signal
@@ -49,6 +51,9 @@ REJOIN_AFTER_S = 1.0
 PATIENCE_S = 15.0
 """A gateway that is ending may still answer, with a refusal; so long it is asked again."""
 
+DRAIN_GRACE_S = 5.0
+"""How much longer than announced a draining member waits for its gateway's word."""
+
 JOIN_S = 5.0
 """How long the compute thread is given to end."""
 
@@ -87,15 +92,21 @@ class Role(ABC):
 
 
 class MemberProcess:
-    """One running member."""
+    """One running member. drain_s: how long it stays, when a signal asks it to end, for what it
+    holds; one that ends with its parent does not."""
 
-    def __init__(self, config: PeerConfig, role: Role, registry: CollectorRegistry) -> None:
+    def __init__(
+        self, config: PeerConfig, role: Role, registry: CollectorRegistry, *, drain_s: float = 0.0
+    ) -> None:
         self._config = config
         self._role = role
         self._registry = registry
         self._kind = "stage" if isinstance(role.offer, StageOffer) else "attention"
         self._changed = threading.Event()
         self._is_ended = False
+        self._is_member = False
+        self._drain_s = 0.0 if config.exit_with_parent else drain_s
+        self._drain_until: float | None = None
         self._exit_code = EXIT_OK
         self._reason = "it was stopped"
         self._patient_until = 0.0
@@ -130,7 +141,7 @@ class MemberProcess:
             metrics_port=metrics.port,
         )
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: self._end())
+            signal.signal(number, lambda *_: self._drain_or_end())
         compute = threading.Thread(target=self._compute, name="compute", daemon=True)
         compute.start()
         server.set_serving(True)
@@ -157,12 +168,14 @@ class MemberProcess:
             client = MembershipClient(
                 registration,
                 self,
-                lambda: Heartbeat(self._role.stats()),
+                lambda: Heartbeat(self._role.stats(), self._drain_left()),
                 MembershipOptions(config.gateway, secret=config.secret),
             )
             client.start()
             self._changed.wait()
             self._changed.clear()
+            if self._drain_until is not None and not self._is_ended:
+                self._await_leave(client)
             client.stop(self._reason if self._is_ended else "its run is over")
             if not self._is_ended:
                 self._role.forget()
@@ -178,6 +191,27 @@ class MemberProcess:
             # Without its compute thread the process is of no use, whatever ended it.
             if not self._is_ended:
                 self._fail("the compute thread ended")
+
+    def _drain_or_end(self) -> None:
+        """What a signal does; runs between two statements of the main thread."""
+        if self._is_member and self._drain_s > 0 and self._drain_until is None:
+            self._drain_until = time.monotonic() + self._drain_s
+            self._changed.set()
+        else:
+            self._end()
+
+    def _drain_left(self) -> float | None:
+        if self._drain_until is None:
+            return None
+        return max(0.0, self._drain_until - time.monotonic())
+
+    def _await_leave(self, client: MembershipClient) -> None:
+        """Stay until the gateway has no more need of this process, or the time is over."""
+        log.info("draining", seconds=self._drain_s)
+        client.beat()
+        self._changed.wait((self._drain_left() or 0.0) + DRAIN_GRACE_S)
+        self._changed.clear()
+        self._is_ended = True
 
     def _end(self) -> None:
         self._is_ended = True
@@ -199,6 +233,7 @@ class MemberProcess:
     def on_accepted(self, accepted: Accepted) -> None:
         """The gateway took this process in."""
         self._patient_until = 0.0
+        self._is_member = True
         log.info("joined", gateway=self._config.gateway, epoch=accepted.epoch)
 
     def on_view(self, view: View) -> None:
@@ -216,7 +251,8 @@ class MemberProcess:
     def on_shutdown(self, reason: str) -> None:
         """The run is over: end with it, or wait for the next."""
         log.info("gateway_ended", gateway=self._config.gateway, reason=reason)
-        if self._config.exit_with_parent:
+        self._is_member = False
+        if self._config.exit_with_parent or self._drain_until is not None:
             self._end()
             return
         self._patient_until = time.monotonic() + PATIENCE_S
@@ -224,4 +260,5 @@ class MemberProcess:
 
     def on_lost(self, reason: str) -> None:
         """The gateway went away; the client joins again when it is back."""
+        self._is_member = False
         log.warning("gateway_lost", gateway=self._config.gateway, reason=reason)

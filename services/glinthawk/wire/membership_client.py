@@ -95,6 +95,13 @@ class MembershipClient:
         """Begin to join, on a thread."""
         self._thread.start()
 
+    def beat(self) -> None:
+        """Send a heartbeat now, if this process is a member."""
+        with self._lock:
+            session = self._session
+        if session is not None and session.accepted:
+            session.beat()
+
     def stop(self, reason: str = "it was stopped") -> None:
         """Leave on purpose, and wait for the thread unless it is the caller."""
         self._stop.set()
@@ -191,6 +198,10 @@ class _Session:
             target=self._beat, args=(period_s,), name="heartbeats", daemon=True
         ).start()
 
+    def beat(self) -> None:
+        """Send a heartbeat now."""
+        self._outbox.put(self._read_heartbeat())
+
     def leave(self, reason: str) -> None:
         """Say goodbye and end the stream, which ends `messages`."""
         if self.accepted:
@@ -208,7 +219,7 @@ class _Session:
     def _beat(self, period_s: float) -> None:
         due = time.monotonic()
         while not self._ended.is_set():
-            self._outbox.put(self._read_heartbeat())
+            self.beat()
             due += period_s
             self._ended.wait(max(0.0, due - time.monotonic()))
 

@@ -65,9 +65,14 @@ class Registration:
 
 @dataclass(frozen=True)
 class Heartbeat:
-    """Sign of life with figures by name, such as kv_used_bytes or busy_seconds."""
+    """Sign of life with figures by name, such as kv_used_bytes or busy_seconds.
+
+    drain_s: set when the process wants to leave, the seconds that it will still stay for what
+    it holds; the gateway shuts it down as soon as nothing of that is needed.
+    """
 
     stats: Mapping[str, float] = field(default_factory=dict)
+    drain_s: float | None = None
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,9 @@ class Track:
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Put the engines in the place of real ones."""
-        monkeypatch.setattr(batch, "_run_ours", lambda load, _: self.run("ours", load.num_tokens))
+        monkeypatch.setattr(
+            batch, "run_batch_command", lambda load, _: self.run("ours", load.num_tokens)
+        )
         monkeypatch.setattr(
             batch, "_run_products", lambda load, _: self.run("products", load.num_tokens)
         )
@@ -98,7 +100,7 @@ def test_an_engine_that_generates_too_little_is_out(
 ) -> None:
     Track({"ours": 1.0, "products": 0.5}).install(monkeypatch)
     short = {"load_s": 1.0, "run_s": 1.0, "num_generated_tokens": 11}
-    monkeypatch.setattr(batch, "_run_ours", lambda load, work: short)
+    monkeypatch.setattr(batch, "run_batch_command", lambda load, work: short)
     with pytest.raises(EngineFailed, match="generated 11 tokens where 12 were asked for"):
         run_batch_bench(settings(model, peers=""))
 

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 
 from glinthawk.core.dtype import DType
+from glinthawk.models.config import ModelConfig, RopeConfig
 from glinthawk.wire.data_server import DataServer, DataServerOptions
 from glinthawk.wire.grpc_server import GrpcServer
 from glinthawk.wire.membership_client import MembershipClient, MembershipOptions
@@ -21,6 +22,26 @@ from glinthawk.wire.transport import Connection
 
 WAIT_S = 15.0
 
+MODEL = ModelConfig(
+    architecture="LlamaForCausalLM",
+    num_layers=4,
+    hidden_size=64,
+    intermediate_size=128,
+    num_query_heads=4,
+    num_kv_heads=2,
+    head_dim=16,
+    vocab_size=100,
+    context_length=128,
+    norm_eps=1e-5,
+    rope=RopeConfig(theta=10_000.0, linear_factor=1.0, llama3=None),
+    windows=(None,) * 4,
+    qkv_bias=False,
+    output_bias=False,
+    mlp_bias=False,
+    qk_norm=False,
+    tied_embeddings=True,
+)
+
 
 class TestMember:
     """A member with a real membership and a real data server."""
@@ -34,6 +55,9 @@ class TestMember:
         self.views: queue.Queue[View] = queue.Queue()
         self.connections: queue.Queue[Connection] = queue.Queue()
         self.refusals: queue.Queue[str] = queue.Queue()
+        self.shutdowns: queue.Queue[str] = queue.Queue()
+        self.accepted: queue.Queue[int] = queue.Queue()
+        self.heartbeat = Heartbeat()
         self._accepted: list[Connection] = []
         self.server = GrpcServer("127.0.0.1", 0)
         self.data = DataServer(name, self._accept, DataServerOptions())
@@ -47,7 +71,7 @@ class TestMember:
             self.name, "1", self.server.address, self.offer, tcp_port=self.data.tcp_port
         )
         options = MembershipOptions(self.gateway, backoff_s=0.05)
-        client = MembershipClient(registration, self, Heartbeat, options)
+        client = MembershipClient(registration, self, lambda: self.heartbeat, options)
         client.start()
         return client
 
@@ -85,7 +109,8 @@ class TestMember:
         self.connections.put(connection)
 
     def on_accepted(self, accepted: Accepted) -> None:
-        """Joined."""
+        """Keep an epoch."""
+        self.accepted.put(accepted.epoch)
 
     def on_view(self, view: View) -> None:
         """Keep a view."""
@@ -96,7 +121,8 @@ class TestMember:
         self.refusals.put(reason)
 
     def on_shutdown(self, reason: str) -> None:
-        """The gateway ends."""
+        """Keep the reason."""
+        self.shutdowns.put(reason)
 
     def on_lost(self, reason: str) -> None:
         """The gateway is away."""

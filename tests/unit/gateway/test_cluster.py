@@ -15,36 +15,15 @@ from glinthawk.core.step import StepKind, StepPlan, StepResult
 from glinthawk.errors import PeerUnavailable, StateLost
 from glinthawk.gateway.cluster import Cluster, ClusterEvents
 from glinthawk.gateway.roster import Roster, WorkerEntry
-from glinthawk.models.config import ModelConfig, RopeConfig
 from glinthawk.telemetry.metrics import ServiceMetrics
 from glinthawk.wire.dial import DialOptions
 from glinthawk.wire.failures import encode_failure
 from glinthawk.wire.frames import FrameHeader, FrameKind
 from glinthawk.wire.grpc_server import GrpcServer
-from glinthawk.wire.messages import View
+from glinthawk.wire.messages import Heartbeat, View
 from glinthawk.wire.results import encode_result
 from glinthawk.wire.transport import Connection
-from unit.gateway.members import WAIT_S, TestMember, stage_offer, worker_offer
-
-MODEL = ModelConfig(
-    architecture="LlamaForCausalLM",
-    num_layers=4,
-    hidden_size=64,
-    intermediate_size=128,
-    num_query_heads=4,
-    num_kv_heads=2,
-    head_dim=16,
-    vocab_size=100,
-    context_length=128,
-    norm_eps=1e-5,
-    rope=RopeConfig(theta=10_000.0, linear_factor=1.0, llama3=None),
-    windows=(None,) * 4,
-    qkv_bias=False,
-    output_bias=False,
-    mlp_bias=False,
-    qk_norm=False,
-    tied_embeddings=True,
-)
+from unit.gateway.members import MODEL, WAIT_S, TestMember, stage_offer, worker_offer
 
 
 class Gateway:
@@ -87,6 +66,7 @@ class Gateway:
                 on_worker_joined=lambda entry: self.events.put(("joined", entry)),
                 on_worker_lost=lambda name, reason: self.events.put(("lost", name, reason)),
                 on_stages_lost=lambda reason: self.events.put(("stages_lost", reason)),
+                on_worker_leaves=lambda *news: self.events.put(("leaves", *news)),
             )
         )
 
@@ -233,6 +213,26 @@ def test_a_reset_gives_one_worker_a_later_epoch(gateway: Gateway) -> None:
     gateway.cluster.reset_worker("w0", first.epoch, PeerUnavailable("told too late"))
     time.sleep(0.3)
     assert gateway.events.empty()
+
+
+def test_a_worker_that_wants_to_end_is_told_of_until_it_is_released(gateway: Gateway) -> None:
+    gateway.stage()
+    worker = gateway.worker("w0")
+    gateway.connect()
+    gateway.wait_for_joined("w0")
+    worker.heartbeat = Heartbeat(drain_s=30.0)
+    worker.client.beat()
+    assert gateway.wait_for("leaves") == ("leaves", "w0", 30.0)
+    gateway.cluster.release_worker("w0")
+    assert worker.shutdowns.get(timeout=WAIT_S) == "it is drained"
+
+
+def test_a_worker_that_is_not_in_use_may_end_at_once(gateway: Gateway) -> None:
+    worker = gateway.worker("w0")
+    worker.accepted.get(timeout=WAIT_S)
+    worker.heartbeat = Heartbeat(drain_s=30.0)
+    worker.client.beat()
+    assert worker.shutdowns.get(timeout=WAIT_S) == "it is drained"
 
 
 def test_while_a_stage_is_away_no_worker_is_of_use(gateway: Gateway) -> None:

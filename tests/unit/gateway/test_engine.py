@@ -46,6 +46,9 @@ class Tiers:
     def reset_worker(self, name: str, epoch: int, error: GlinthawkError) -> None:
         raise AssertionError("no step fails here")
 
+    def release_worker(self, name: str) -> None:
+        raise AssertionError("no worker asks to end here")
+
     def _sample(self, plan: StepPlan, row: int) -> SampledToken:
         place = int(plan.starts[row] + plan.counts[row]) - self.prompt_tokens
         error = "a logit is not finite" if place == self.fail_at else None

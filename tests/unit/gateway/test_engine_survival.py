@@ -19,7 +19,8 @@ from glinthawk.errors import (
     PeerUnavailable,
     StateLost,
 )
-from glinthawk.gateway.engine import MOST_FAILURES, Completion, Engine
+from glinthawk.gateway.engine import Completion, Engine
+from glinthawk.gateway.open_requests import MOST_FAILURES
 from glinthawk.gateway.prompts import Prompt
 from glinthawk.gateway.requests import Endpoint, ParsedRequest
 from glinthawk.gateway.roster import WorkerEntry
@@ -49,6 +50,7 @@ class Tiers:
         self.unanswered: list[StepPlan] = []
         self.resets: list[tuple[str, int]] = []
         self.steps: list[tuple[str, int]] = []
+        self.released: list[str] = []
         self.next_epoch = 1
 
     def join(self, name: str, pages: int = PAGES) -> None:
@@ -101,6 +103,9 @@ class Tiers:
     def reset_worker(self, name: str, epoch: int, error: GlinthawkError) -> None:
         self.resets.append((name, epoch))
         self.join(name)
+
+    def release_worker(self, name: str) -> None:
+        self.released.append(name)
 
 
 class Run:
@@ -299,6 +304,33 @@ def test_a_drain_moves_everything_by_its_deadline_and_can_be_taken_back(run: Run
     run.engine.cancel_drain("w0")
     run.wait_for_state("w0", WorkerState.ACTIVE)
     assert run.tiers.resets == [("w0", 2)]
+
+
+def test_a_worker_that_wants_to_end_is_let_go_once_it_is_empty(run: Run) -> None:
+    run.tiers.join("w0")
+    run.tiers.dead.add("w0")
+    run.start(request_of(5))
+    run.wait_for(lambda: bool(run.tiers.unanswered))
+    run.engine.worker_leaves("w0", 60.0)
+    run.engine.worker_leaves("w7", 60.0)
+    run.wait_for_state("w0", WorkerState.DRAINING)
+    assert run.tiers.released == []
+    run.tiers.dead.clear()
+    for plan in run.tiers.unanswered:
+        run.tiers.answer(plan, 2)
+    run.wait_for(lambda: run.tiers.released == ["w0"])
+    assert_texts(run, [5])
+    run.engine.worker_leaves("w0", 60.0)
+    run.wait_for(lambda: run.tiers.released == ["w0", "w0"])
+
+
+def test_a_worker_without_room_for_a_page_is_passed_over(run: Run) -> None:
+    run.tiers.join("tiny", 0)
+    run.tiers.join("w0")
+    run.start(request_of(5))
+    run.wait_for(lambda: len(run.done) == 1)
+    assert_texts(run, [5])
+    run.wait_for_state("tiny", WorkerState.LOST)
 
 
 def test_draining_an_unknown_worker_is_refused(run: Run) -> None:

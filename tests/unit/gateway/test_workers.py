@@ -103,6 +103,19 @@ def test_what_still_runs_at_the_deadline_waits_for_another_worker(
     scheduler.check_integrity()
 
 
+def test_one_that_asked_to_end_is_named_once_when_it_is_empty(
+    scheduler: Scheduler, workers: Workforce
+) -> None:
+    add_sequence(scheduler)
+    scheduler.plan()
+    workers.drain("w0", until=100.0, then_ends=True)
+    assert workers.settle(now=99.0) == []
+    assert workers.settle(now=100.0) == ["w0"]
+    assert workers.settle(now=101.0) == []
+    workers.drain("w0", until=100.0, then_ends=True)
+    assert workers.settle(now=101.0) == ["w0"]
+
+
 def test_a_drain_taken_back_in_time_leaves_the_sequences_where_they_are(
     scheduler: Scheduler, workers: Workforce
 ) -> None:

@@ -36,7 +36,8 @@ GEOMETRY = KVGeometry(3, 9, 3, 64, DType.FLOAT16, (None, 4096, None), 32)
 
 
 @pytest.mark.parametrize(
-    "message", [STAGE, WORKER, Heartbeat({"kv_used_bytes": 2.0**40}), Leaving("drained")]
+    "message",
+    [STAGE, WORKER, Heartbeat({"kv_used_bytes": 2.0**40}), Heartbeat({}, 0.0), Leaving("drained")],
 )
 def test_a_members_message_comes_back(message: PeerMessage) -> None:
     data = peer_message_to_proto(message).SerializeToString()

@@ -21,8 +21,8 @@ from glinthawk.gateway.http.services import HttpServices
 _REFERENCE = "#/components/schemas/{model}"
 
 
-def build_app(services: HttpServices) -> FastAPI:
-    """Return the application. It runs in one event loop."""
+def build_app(services: HttpServices, accounts: Accounts | None = None) -> FastAPI:
+    """Return the application. It runs in one event loop. accounts: shared with another door."""
     app = FastAPI(
         title="Glinthawk",
         version=__version__,
@@ -32,7 +32,7 @@ def build_app(services: HttpServices) -> FastAPI:
         redirect_slashes=False,
     )
     guard = build_guard(services.keys)
-    accounts = Accounts(services.limits)
+    accounts = accounts or Accounts(services.limits)
     app.include_router(build_model_routes(services, guard))
     app.include_router(build_generate_routes(services, guard, accounts))
     app.include_router(build_file_routes(services, guard, accounts))

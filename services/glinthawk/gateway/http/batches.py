@@ -54,7 +54,7 @@ def build_batch_routes(services: HttpServices, guard: Guard) -> APIRouter:
         batch = parse_batch(
             body, batch_id=f"batch_{services.new_id()}", owner=caller.name, now=services.now()
         )
-        return JsonAnswer(build_batch(await run_in_threadpool(_create, services, batch)))
+        return JsonAnswer(build_batch(await run_in_threadpool(keep_batch, services, batch)))
 
     @router.get("/v1/batches", summary="List batches", response_model=schemas_jobs.BatchList)
     def list_batches(
@@ -74,8 +74,8 @@ def build_batch_routes(services: HttpServices, guard: Guard) -> APIRouter:
         summary="Cancel a batch",
         response_model=schemas_jobs.Batch,
     )
-    def cancel_batch(_: known_caller, batch_id: str) -> JsonAnswer:
-        return JsonAnswer(build_batch(_cancel(services, batch_id)))
+    def cancel(_: known_caller, batch_id: str) -> JsonAnswer:
+        return JsonAnswer(build_batch(cancel_batch(services, batch_id)))
 
     return router
 
@@ -146,7 +146,12 @@ def build_batch(batch: BatchRecord) -> dict[str, Any]:
     }
 
 
-def _create(services: HttpServices, batch: BatchRecord) -> BatchRecord:
+def keep_batch(services: HttpServices, batch: BatchRecord) -> BatchRecord:
+    """Keep a new batch, and have it begun.
+
+    Raises:
+        InvalidRequest: there is no such input file, or it is for something else.
+    """
     store = services.store
     try:
         file = store.get_file(batch.input_file_id)
@@ -167,7 +172,7 @@ def _create(services: HttpServices, batch: BatchRecord) -> BatchRecord:
     return created
 
 
-def _cancel(services: HttpServices, batch_id: str) -> BatchRecord:
+def cancel_batch(services: HttpServices, batch_id: str) -> BatchRecord:
     """Begin to cancel a batch; one that is being cancelled stays as it is.
 
     Raises:

@@ -1,9 +1,10 @@
 """How much a caller may have open at a time: requests, and tokens of prompts and outputs.
 
-One account for each key, and one for all where no keys are asked for. Used from the event
-loop's thread alone.
+One account for each key, and one for all where no keys are asked for. Any thread may use it: gRPC
+and HTTP have one between them.
 """
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ class Accounts:
 
     def __init__(self, limits: HttpLimits) -> None:
         self._limits = limits
+        self._lock = threading.Lock()
         self._accounts: dict[str | None, _Account] = {}
 
     def check(self, name: str | None) -> None:
@@ -46,7 +48,6 @@ class Accounts:
             InvalidRequest: it alone is over the limit.
             CapacityExceeded: it is over the limit together with what is open.
         """
-        self.check(name)
         limit = self._limits.max_key_tokens
         if num_tokens > limit:
             raise InvalidRequest(
@@ -54,7 +55,18 @@ class Accounts:
                 f"{_describe(name)} may have {limit} open. Lower max_tokens or n",
                 param="max_tokens",
             )
-        account = self._accounts.setdefault(name, _Account())
+        with self._lock:
+            self._charge(name, num_tokens)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._release(name, num_tokens)
+
+    def _charge(self, name: str | None, num_tokens: int) -> None:
+        self.check(name)
+        account = self._accounts.get(name) or _Account()
+        limit = self._limits.max_key_tokens
         if account.num_tokens + num_tokens > limit:
             raise CapacityExceeded(
                 f"{account.num_tokens} tokens of {_describe(name)} are open and {num_tokens} "
@@ -62,13 +74,14 @@ class Accounts:
             )
         account.num_requests += 1
         account.num_tokens += num_tokens
-        try:
-            yield
-        finally:
-            account.num_requests -= 1
-            account.num_tokens -= num_tokens
-            if not account.num_requests:
-                self._accounts.pop(name, None)
+        self._accounts[name] = account
+
+    def _release(self, name: str | None, num_tokens: int) -> None:
+        account = self._accounts[name]
+        account.num_requests -= 1
+        account.num_tokens -= num_tokens
+        if not account.num_requests:
+            del self._accounts[name]
 
 
 def _describe(name: str | None) -> str:

@@ -32,7 +32,8 @@ _PROBES = {socket.TCP_KEEPIDLE: 30, socket.TCP_KEEPINTVL: 10, socket.TCP_KEEPCNT
 class HttpServer:
     """Serves an application on one address, from `start` to `stop`. Port 0 takes a free one.
 
-    certificate, key: PEM files; both or none. port: the one it listens on.
+    certificate, key: PEM files; both or none. option: which sets the port, for messages. port:
+    the one it listens on.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class HttpServer:
         *,
         certificate: Path | None = None,
         key: Path | None = None,
+        option: str = "--port",
     ) -> None:
         self._config = uvicorn.Config(
             app,
@@ -67,7 +69,7 @@ class HttpServer:
             raise InvalidConfig(
                 f"certificate {certificate} and key {key} cannot be used: {error}"
             ) from error
-        self._socket = _listen(host, port)
+        self._socket = _listen(host, port, option)
         self.port = int(self._socket.getsockname()[1])
         self._server = uvicorn.Server(self._config)
         self._thread = threading.Thread(target=self._run, name="http", daemon=True)
@@ -93,16 +95,17 @@ class HttpServer:
         self._server.run(sockets=[self._socket])
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int, option: str) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listening = socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except OSError as error:
         raise InvalidConfig(
-            f"cannot listen on {host} port {port} for HTTP: {error}; choose a free port or 0"
+            f"cannot listen on {host} port {port} for HTTP: {error}; give {option} a free port, "
+            "or 0"
         ) from error
     # Connections inherit these: a client whose machine is gone counts as one that hung up.
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in _PROBES.items():
-        listening.setsockopt(socket.IPPROTO_TCP, option, value)
+    for probe, value in _PROBES.items():
+        listening.setsockopt(socket.IPPROTO_TCP, probe, value)
     return listening

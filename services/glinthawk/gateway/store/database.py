@@ -6,7 +6,6 @@ way for want of it. It knows no table.
 """
 
 import sqlite3
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,8 +15,9 @@ from sqlalchemy.exc import DBAPIError
 
 from glinthawk.errors import StoreUnavailable
 from glinthawk.gateway.store.failures import translate_database_failures
+from glinthawk.gateway.store.turns import Turns
 
-_FILENAME = "glinthawk.db"
+DATABASE_NAME = "glinthawk.db"
 _WRITER_PRAGMAS = (
     "journal_mode = WAL",
     "synchronous = FULL",
@@ -34,9 +34,9 @@ class Database:
 
     def __init__(self, data_dir: Path, *, busy_timeout_s: float) -> None:
         self._data_dir = data_dir
-        self._turn_to_write = threading.Lock()
+        self._turn_to_write = Turns()
         self._is_closed = False
-        path = data_dir / _FILENAME
+        path = data_dir / DATABASE_NAME
         self._writer = _build_engine(
             path, busy_timeout_s, begin="BEGIN IMMEDIATE", pragmas=_WRITER_PRAGMAS, num_idle=1
         )

@@ -32,7 +32,7 @@ _PAGE_BYTES = 1 << 20
 """A page of results ends at whichever of the two comes first, so memory is bounded."""
 
 _NUMBERS_PER_QUERY = 1_000
-_NUMBERS_PER_DROP = 20_000
+_NUMBERS_PER_DROP = 5_000
 """Dropping a million lines at once would hold up every other writer for seconds."""
 
 

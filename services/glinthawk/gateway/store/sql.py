@@ -11,8 +11,12 @@ does not survive the loss of the volume.
 **Backup**, while the gateway runs. First the database, then the files, so that every file the
 copy lists is in the copy (one deleted between the two is listed without its content):
 
-    sqlite3 DATA_DIR/glinthawk.db ".backup 'BACKUP/glinthawk.db'"
+    mkdir -p BACKUP
+    python3 -c "import sqlite3 as s; s.connect('DATA_DIR/glinthawk.db').backup(
+        s.connect('BACKUP/glinthawk.db'))"
     cp -a DATA_DIR/files BACKUP/files
+
+The Python line is what `.backup` of the sqlite3 shell does.
 
 Never copy glinthawk.db by itself while the gateway runs: what is still in glinthawk.db-wal would
 be missing. With the gateway stopped, a copy of the whole folder is a backup.

@@ -94,7 +94,7 @@ class Registration(_message.Message):
     def __init__(self, role: _Optional[_Union[Role, str]] = ..., name: _Optional[str] = ..., version: _Optional[str] = ..., protocol_version: _Optional[int] = ..., address: _Optional[str] = ..., tcp_port: _Optional[int] = ..., stage: _Optional[_Union[StageOffer, _Mapping]] = ..., attention: _Optional[_Union[AttentionOffer, _Mapping]] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
-    __slots__ = ("stats",)
+    __slots__ = ("stats", "drain_seconds")
     class StatsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -103,8 +103,10 @@ class Heartbeat(_message.Message):
         value: float
         def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
     STATS_FIELD_NUMBER: _ClassVar[int]
+    DRAIN_SECONDS_FIELD_NUMBER: _ClassVar[int]
     stats: _containers.ScalarMap[str, float]
-    def __init__(self, stats: _Optional[_Mapping[str, float]] = ...) -> None: ...
+    drain_seconds: float
+    def __init__(self, stats: _Optional[_Mapping[str, float]] = ..., drain_seconds: _Optional[float] = ...) -> None: ...
 
 class Leaving(_message.Message):
     __slots__ = ("reason",)

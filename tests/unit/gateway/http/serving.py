@@ -26,6 +26,7 @@ from glinthawk.errors import GlinthawkError
 from glinthawk.gateway.engine import Engine
 from glinthawk.gateway.generation import Generation
 from glinthawk.gateway.http.app import build_app
+from glinthawk.gateway.http.limits import Accounts
 from glinthawk.gateway.http.server import HttpServer
 from glinthawk.gateway.http.services import HttpLimits, HttpServices
 from glinthawk.gateway.keys import KeyRing, build_key_record
@@ -148,6 +149,8 @@ class Served:
     jobs: RecordedJobs
     server: HttpServer
     app: FastAPI
+    services: HttpServices
+    accounts: Accounts
 
     @property
     def address(self) -> tuple[str, int]:
@@ -205,7 +208,8 @@ def serve(
         registry=registry,
         comment_every_s=comment_every_s,
     )
-    app = build_app(services)
+    accounts = Accounts(limits)
+    app = build_app(services, accounts)
     server = HttpServer(app, "127.0.0.1", 0, **tls)
     thread = threading.Thread(target=engine.run, daemon=True)
     tiers.start()
@@ -216,7 +220,20 @@ def serve(
     verify = ssl.create_default_context(cafile=tls["certificate"]) if tls else True
     try:
         with httpx.Client(base_url=url, timeout=WAIT_S, verify=verify) as http:
-            yield Served(url, http, tiers, engine, scheduler, generation, store, jobs, server, app)
+            yield Served(
+                url=url,
+                http=http,
+                tiers=tiers,
+                engine=engine,
+                scheduler=scheduler,
+                generation=generation,
+                store=store,
+                jobs=jobs,
+                server=server,
+                app=app,
+                services=services,
+                accounts=accounts,
+            )
     finally:
         server.stop(1.0)
         engine.stop()

@@ -1,22 +1,24 @@
 """Opening a store: the lock, leftovers, releases that do not fit, and a backup that works."""
 
 import os
-import shutil
 import sqlite3
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from sqlalchemy import text
 
 from glinthawk.errors import InvalidConfig, NotFound, StoreUnavailable
+from glinthawk.gateway.store import sql
 from glinthawk.gateway.store.records import FilePurpose, KeyRecord
-from glinthawk.gateway.store.sql import open_store
+from glinthawk.gateway.store.sql import SqlStore, open_store
 from unit.gateway.store.factories import add_batch, add_file, make_lines, make_result
 
 OPEN_AND_WAIT = """
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from glinthawk.gateway.store.sql import open_store
 store = open_store(Path(sys.argv[1]))
@@ -127,6 +129,22 @@ def test_a_command_beside_the_gateway_sees_and_changes_what_it_has(tmp_path: Pat
     gateway.close()
 
 
+def test_two_that_write_at_once_wait_for_each_other(tmp_path: Path) -> None:
+    gateway = open_store(tmp_path)
+    beside = open_store(tmp_path, beside_gateway=True)
+    batch = add_batch(gateway)
+
+    def raise_priority(store: SqlStore) -> None:
+        for number in range(100):
+            changed = store.update_batch(batch.id, only_from=[batch.status], priority=number)
+            assert changed.priority == number
+
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(raise_priority, [gateway, beside]))
+    beside.close()
+    gateway.close()
+
+
 def test_a_command_may_come_before_the_first_gateway(tmp_path: Path) -> None:
     first = open_store(tmp_path / "data", beside_gateway=True)
     first.add_key(KeyRecord("key_1", "ci", "0" * 64, 1))
@@ -159,19 +177,22 @@ def test_a_store_of_a_newer_release_is_refused_by_both_revisions(
 # --- backup
 
 
+def run_documented_backup(data_dir: Path, backup: Path) -> None:
+    assert sql.__doc__ is not None
+    _, _, behind = sql.__doc__.partition("    mkdir -p BACKUP\n")
+    block, _, _ = behind.partition("\n\n")
+    commands = f"mkdir -p BACKUP\n{block}".replace("python3", sys.executable)
+    commands = commands.replace("DATA_DIR", str(data_dir)).replace("BACKUP", str(backup))
+    subprocess.run(["sh", "-ec", commands], check=True)
+
+
 def test_a_backup_taken_while_at_work_restores_the_whole_store(tmp_path: Path) -> None:
     store = open_store(tmp_path / "data")
     file, batch = add_file(store, b"content"), add_batch(store)
     store.add_lines(batch.id, make_lines([1, 2]))
     store.add_results({batch.id: [make_result(1)]})
     backup = tmp_path / "backup"
-    backup.mkdir()
-    source = sqlite3.connect(tmp_path / "data" / "glinthawk.db")
-    target = sqlite3.connect(backup / "glinthawk.db")
-    source.backup(target)
-    shutil.copytree(tmp_path / "data" / "files", backup / "files")
-    source.close()
-    target.close()
+    run_documented_backup(tmp_path / "data", backup)
     store.add_results({batch.id: [make_result(2)]})
     store.close()
 
@@ -197,4 +218,34 @@ def test_commits_are_synced_to_disk_and_foreign_keys_held(tmp_path: Path) -> Non
         "foreign_keys": 1,
         "busy_timeout": 5_000,
     }
+    store.close()
+
+
+# --- threads
+
+
+def test_many_threads_write_and_read_and_none_disturbs_another(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    batches = [add_batch(store).id for _ in range(3)]
+
+    def work(thread: int) -> list[int]:
+        seen = []
+        for number in range(thread, 200, 8):
+            answers = [make_result(number), make_result(number // 8, is_error=True)]
+            store.add_results(dict.fromkeys(batches, answers))
+            completed = store.get_batch(batches[0]).counts.completed
+            assert completed <= len(list(store.iterate_results(batches[0], is_error=False)))
+            store.add_file([b"x"], purpose=FilePurpose.BATCH, filename=str(number))
+            seen.append(store.next_epoch())
+        return seen
+
+    with ThreadPoolExecutor(8) as threads:
+        epochs = [epoch for seen in threads.map(work, range(8)) for epoch in seen]
+    assert sorted(epochs) == list(range(1, 201))
+    assert len(store.list_files(limit=1_000)) == 200 + len(batches)
+    for batch_id in batches:
+        counts = store.get_batch(batch_id).counts
+        assert counts.completed + counts.failed == 200
+        for is_error, count in ((False, counts.completed), (True, counts.failed)):
+            assert len(list(store.iterate_results(batch_id, is_error=is_error))) == count
     store.close()
