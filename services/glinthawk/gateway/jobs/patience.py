@@ -87,6 +87,15 @@ class Patience:
         if self._stopped.is_set():
             raise Stopped
 
+    def pause(self, wait_s: float) -> None:
+        """Wait.
+
+        Raises:
+            Stopped: the gateway ends before that.
+        """
+        self._stopped.wait(wait_s)
+        self.check()
+
     def _fail(self, error: StoreUnavailable) -> None:
         if self._wait_s == 0.0:
             log.error("store_unavailable", doing=self._doing, error=str(error))

@@ -14,7 +14,9 @@ from glinthawk.telemetry.logging import get_logger
 log = get_logger("gateway.jobs")
 
 ATTEMPTS = 5
-"""How often the validating process may end early before the batch fails."""
+FIRST_PAUSE_S = 0.1
+"""How often the validating process may end early before the batch fails, and the pause after the
+first time; each one is twice as long as the last."""
 
 _CODE_MISSING = "input_file_missing"
 _CODE_FAILED = "validation_failed"
@@ -82,6 +84,8 @@ class Preparing:
             except ValidationEnded as error:
                 log.error("validation_ended", batch=batch.id, attempt=attempt, error=str(error))
                 reason = str(error)
+                if attempt < ATTEMPTS:
+                    self._patience.pause(FIRST_PAUSE_S * 2 ** (attempt - 1))
         return self._fail(batch, _CODE_FAILED, f"{reason}; {ATTEMPTS} attempts ended early")
 
     def _settle(self, batch: BatchRecord, report: ValidationReport) -> BatchRecord:

@@ -77,7 +77,7 @@ class Validation:
 
         Raises:
             NotFound: the input file is gone.
-            ValidationEnded: the process was killed, or could not read the file.
+            ValidationEnded: the process was killed, could not read the file, or not be started.
             Stopped: the gateway ends.
         """
         tally = _Tally()
@@ -122,15 +122,23 @@ class Validation:
         command += ["--max-line-bytes", str(self._max_line_bytes)]
         with self._lock:
             if not self._is_stopped:
-                self._process = subprocess.Popen(
-                    command,
-                    env=build_environment(),
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.PIPE,
-                )
+                self._process = self._spawn(command)
         self._patience.check()
         assert self._process is not None, "who stops a validation has set the event before"
         return self._process
+
+    def _spawn(self, command: list[str]) -> subprocess.Popen[bytes]:
+        try:
+            return subprocess.Popen(
+                command,
+                env=build_environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+            )
+        except OSError as error:
+            raise ValidationEnded(
+                f"no process can be started to validate batch {self._batch.id}: {error.strerror}"
+            ) from error
 
     def _describe_end(self, code: int) -> ValidationEnded:
         batch = self._batch
