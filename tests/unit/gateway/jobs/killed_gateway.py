@@ -8,9 +8,11 @@ import sys
 import time
 from pathlib import Path
 
+from glinthawk.telemetry.logging import configure_logging
 from unit.gateway.jobs.factories import Gateway, make_settings
 
 if __name__ == "__main__":
+    configure_logging("error", "console", role="gateway", name="killed")  # not to stdout
     with Gateway(Path(sys.argv[1]), step_s=0.005, settings=make_settings(read_ahead=12)) as gateway:
         is_final, said = False, ""
         while not is_final:

@@ -69,19 +69,18 @@ def test_a_gateway_killed_at_random_moments_answers_each_line_once(tmp_path: Pat
     store.close()
     seen = [batch]
     for when in KILLS:
-        process = start(folder, batch.id)
-        assert process.stdout is not None
-        with process.stdout as told:
-            wait_for_moment(told, when, seen[-1].counts.completed, source)
-            process.kill()
-        process.wait()
+        with start(folder, batch.id) as process:
+            assert process.stdout is not None
+            try:
+                wait_for_moment(process.stdout, when, seen[-1].counts.completed, source)
+            finally:
+                process.kill()
         seen.append(look(folder, batch.id))
     assert len({batch.counts.completed for batch in seen}) > 8, "it was killed on its way"
-    process = start(folder, batch.id)
-    assert process.stdout is not None
-    with process.stdout as told:
-        told.read()
-    assert process.wait() == 0
+    with start(folder, batch.id) as process:
+        assert process.stdout is not None
+        process.stdout.read()
+    assert process.returncode == 0
     store = open_store(folder)
     batch = store.get_batch(batch.id)
     assert batch.status is BatchStatus.COMPLETED
