@@ -440,9 +440,7 @@ class UpConfig(GatewayConfig):
         description="Format of weights and activations; auto is float16 on a "
         "GPU, bfloat16 on a CPU that multiplies it natively, else float32.",
     )
-    start_timeout_s: float = Field(
-        default=600.0, gt=0, description="Seconds in which the processes must be there."
-    )
+    log_level: LogLevel = Field(default="warning", description="Least severe line that is logged.")
 
 
 class RemoteBatchConfig(_Config):
