@@ -66,6 +66,8 @@ def run_and_kill(
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
         for word in child.stdout:
+            if not word.endswith("\n"):
+                break  # torn by the kill: it was not said
             said.append(word.split())
             if len(said) == after_words:
                 time.sleep(delay_s)
