@@ -59,10 +59,6 @@ class Scheduler:
         """Say whether new sequences may be placed on a worker (False drains it)."""
         self._worker(name).accepting = accepting
 
-    def set_num_lanes(self, num_lanes: int) -> None:
-        """Change the number of lanes wanted in flight (after timings were measured)."""
-        self._books.num_lanes = max(2, num_lanes)
-
     def largest_possible(self) -> int | None:
         """Return the tokens of the longest sequence that a worker could hold, of those that are
         or were there (one that went away may come back); None before the first."""
