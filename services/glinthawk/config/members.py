@@ -7,6 +7,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from glinthawk.config.machine import count_cores
 from glinthawk.config.values import (
     Address,
     Config,
@@ -16,7 +17,6 @@ from glinthawk.config.values import (
     Port,
     Size,
     Transport,
-    count_cores,
     read_secret,
 )
 
