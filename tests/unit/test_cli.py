@@ -1,4 +1,5 @@
 import ast
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ import click
 import pytest
 from pydantic import BaseModel
 
-from glinthawk import cli
+from glinthawk import __version__, cli
 from glinthawk.config import (
     AttentionConfig,
     BatchConfig,
@@ -18,6 +19,7 @@ from glinthawk.config import (
     UpConfig,
 )
 from glinthawk.errors import InvalidConfig, PeerUnavailable, UnsupportedModel
+from glinthawk.wire.frames import PROTOCOL_VERSION
 
 ROLES: dict[str, type[BaseModel]] = {
     "batch": BatchConfig,
@@ -152,6 +154,26 @@ def test_a_command_gets_file_environment_and_options(
     assert run_main(monkeypatch, "attention", *options) == 0
     (config,) = configs
     assert (config.name, config.threads, config.kv_memory) == ("alpha", 5, 96 << 30)
+
+
+def test_version_is_printed_and_written_with_the_protocol(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert run_main(monkeypatch, "version") == 0
+    assert capsys.readouterr().out == f"{__version__}\n"
+    message = tmp_path / "termination-log"
+    assert run_main(monkeypatch, "version", "--protocol", "--output", str(message)) == 0
+    printed = capsys.readouterr().out
+    assert json.loads(printed) == {"version": __version__, "protocol": PROTOCOL_VERSION}
+    assert message.read_text(encoding="utf-8") == printed
+
+
+def test_a_version_that_cannot_be_written_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    missing = tmp_path / "none" / "log"
+    assert run_main(monkeypatch, "version", "--output", str(missing)) == 2
+    assert f"--output {missing} cannot be written" in capsys.readouterr().err
 
 
 def find_imported(program: str) -> set[str]:
