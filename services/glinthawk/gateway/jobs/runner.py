@@ -270,7 +270,7 @@ class JobRunner:
         away = [JobProgress(batch_id, status) for batch_id, status in self._away.items()]
         jobs = [job.measure(now_s) for job in self._feeder.jobs.values()]
         self._progress = (*away, *jobs)
-        self._services.metrics.show_jobs([item.status for item in self._progress])
+        self._services.metrics.show_jobs(self._progress)
 
 
 def _log_failure(future: Future[None]) -> None:
