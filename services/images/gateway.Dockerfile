@@ -35,6 +35,8 @@ LABEL org.opencontainers.image.title="glinthawk-gateway" \
     org.opencontainers.image.licenses="Apache-2.0" \
     org.opencontainers.image.version="${VERSION}"
 COPY --from=build /opt/glinthawk /opt/glinthawk
+# TOKENIZERS_PARALLELISM is no secret, though it sounds like one.
+# hadolint ignore=DL3064
 ENV PATH=/opt/glinthawk/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
