@@ -1,6 +1,6 @@
 """Lays out what the image of the stand-in hub holds: hub.py, and the demo's model beside it.
 
-    python tests/cluster/export_model.py FOLDER
+python tests/cluster/export_model.py FOLDER
 """
 
 import shutil

@@ -1,11 +1,13 @@
 import ast
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
+import psutil
 import pytest
 from pydantic import BaseModel
 
@@ -174,6 +176,21 @@ def test_a_version_that_cannot_be_written_is_an_error(
     missing = tmp_path / "none" / "log"
     assert run_main(monkeypatch, "version", "--output", str(missing)) == 2
     assert f"--output {missing} cannot be written" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may make a namespace of processes")
+def test_the_first_process_of_a_container_ends_by_sigterm_while_it_still_starts(
+    tmp_path: Path,
+) -> None:
+    blocking = tmp_path / "config.yaml"
+    os.mkfifo(blocking)
+    command = ["unshare", "--pid", "--fork", sys.executable, "-m", "glinthawk", "attention"]
+    with subprocess.Popen([*command, "--config", str(blocking)]) as unshare:
+        # Opening the other end returns when the process is reading its configuration.
+        with blocking.open("w"):
+            (first,) = psutil.Process(unshare.pid).children()
+            first.terminate()
+            assert unshare.wait(timeout=120) == cli.EXIT_TERMINATED
 
 
 def find_imported(program: str) -> set[str]:
