@@ -27,7 +27,7 @@ def read_lock(name: str) -> dict[str, str]:
     lines = (IMAGES / "locks" / f"{name}.txt").read_text(encoding="utf-8").splitlines()
     pins = [line.split("==") for line in lines if line and not line.startswith("#")]
     assert all(len(pin) == 2 for pin in pins), name
-    return {package: version for package, version in pins}
+    return {pin[0]: pin[1] for pin in pins}
 
 
 def read_stages(image: str) -> list[str]:

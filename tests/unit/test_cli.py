@@ -185,12 +185,12 @@ def test_the_first_process_of_a_container_ends_by_sigterm_while_it_still_starts(
     blocking = tmp_path / "config.yaml"
     os.mkfifo(blocking)
     command = ["unshare", "--pid", "--fork", sys.executable, "-m", "glinthawk", "attention"]
-    with subprocess.Popen([*command, "--config", str(blocking)]) as unshare:
-        # Opening the other end returns when the process is reading its configuration.
-        with blocking.open("w"):
-            (first,) = psutil.Process(unshare.pid).children()
-            first.terminate()
-            assert unshare.wait(timeout=120) == cli.EXIT_TERMINATED
+    unshare = subprocess.Popen([*command, "--config", str(blocking)])
+    # Opening the other end returns when the process is reading its configuration.
+    with blocking.open("w"):
+        (first,) = psutil.Process(unshare.pid).children()
+        first.terminate()
+        assert unshare.wait(timeout=120) == cli.EXIT_TERMINATED
 
 
 def find_imported(program: str) -> set[str]:
