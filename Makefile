@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test lint proto sanitizers acceptance bench images locks dashboards clean
+.PHONY: help demo test lint proto sanitizers acceptance bench images locks chart clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -67,8 +67,10 @@ image-%:
 locks: $(STAMP)  ## pin anew what the images install
 	$(BIN)/python services/images/lock.py
 
-dashboards: $(STAMP)  ## generate the dashboards of the chart again
+chart: $(STAMP)  ## generate the chart's dashboards again, and copy the resource's definition
 	PYTHONPATH=charts $(BIN)/python -m dashboards
+	rm -rf charts/glinthawk/files/crds && mkdir -p charts/glinthawk/files/crds
+	cp crds/*.yaml charts/glinthawk/files/crds/
 
 clean:  ## remove what was built
 	rm -rf $(VENV) build .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

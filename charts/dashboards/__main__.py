@@ -1,4 +1,4 @@
-"""Writes the JSON of all dashboards to the chart: `make dashboards`."""
+"""Writes the JSON of all dashboards to the chart: `make chart`."""
 
 import json
 import sys

@@ -228,6 +228,20 @@ def test_names_fit_whatever_the_release_is_called() -> None:
         assert len(one["metadata"]["name"]) <= LONGEST_NAME, one["metadata"]["name"]
 
 
+def test_definitions_are_those_of_the_repository_and_are_kept() -> None:
+    shown = {one["metadata"]["name"]: one for one in of_kind(render(), "CustomResourceDefinition")}
+    written = [
+        yaml.safe_load(path.read_text(encoding="utf-8"))
+        for path in sorted((ROOT / "crds").glob("*.yaml"))
+    ]
+    assert set(shown) == {one["metadata"]["name"] for one in written}
+    for one in written:
+        rendered = shown[one["metadata"]["name"]]
+        assert rendered["spec"] == one["spec"], "run `make chart`"
+        assert rendered["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+    assert not of_kind(render("--set=crds.install=false"), "CustomResourceDefinition")
+
+
 def test_the_sample_waits_for_its_kind() -> None:
     spec = "--set-json=sample.spec={}"
     asked = ["--set=sample.enabled=true", spec]

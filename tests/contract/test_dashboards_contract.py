@@ -40,7 +40,7 @@ def panels_of(board: str) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("board", BOARDS)
 def test_the_charts_json_is_that_of_the_code(board: str) -> None:
     shown = (FOLDER / f"{board}.json").read_text(encoding="utf-8")
-    assert shown == render(BOARDS[board]), "run `make dashboards`"
+    assert shown == render(BOARDS[board]), "run `make chart`"
 
 
 def test_no_dashboard_is_left_that_the_code_does_not_have() -> None:
