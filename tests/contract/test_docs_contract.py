@@ -27,6 +27,7 @@ from glinthawk.config import (
     AttentionConfig,
     BatchConfig,
     ControlConfig,
+    FetchConfig,
     GatewayConfig,
     KeysConfig,
     RemoteBatchConfig,
@@ -53,6 +54,7 @@ CONFIGS: dict[str, type[BaseModel]] = {
     "up": UpConfig,
     "stage": StageConfig,
     "attention": AttentionConfig,
+    "fetch": FetchConfig,
     "status and drain": ControlConfig,
     "keys": KeysConfig,
 }

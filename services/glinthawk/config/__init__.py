@@ -7,11 +7,12 @@ the file, as `GLINTHAWK_<FIELD>` or `GLINTHAWK_<ROLE>_<FIELD>`, and as `--field`
     values     kinds of values           members    stages, attention workers
     batch      the batch command         gateway    gateway, up
     clients    status, drain, keys       loading    file, environment, command line
-    machine    cores and memory that a process may use
+    machine    cores and memory               fetch      fetch
 """
 
 from glinthawk.config.batch import API_KEY_VARIABLE, BatchConfig, RemoteBatchConfig
 from glinthawk.config.clients import ControlConfig, KeysConfig
+from glinthawk.config.fetch import FetchConfig
 from glinthawk.config.gateway import GatewayConfig, UpConfig
 from glinthawk.config.loading import ENVIRONMENT_PREFIX, load_batch_config, load_config
 from glinthawk.config.machine import count_cores, count_memory
@@ -24,6 +25,7 @@ __all__ = [
     "AttentionConfig",
     "BatchConfig",
     "ControlConfig",
+    "FetchConfig",
     "GatewayConfig",
     "KeysConfig",
     "PeerConfig",
