@@ -10,6 +10,7 @@ from glinthawk_operator.autoscaler.data import (
     History,
     Reason,
     Rules,
+    StepLimit,
     Tier,
 )
 from glinthawk_operator.autoscaler.decide import decide, follow_replicas
@@ -20,6 +21,7 @@ __all__ = [
     "History",
     "Reason",
     "Rules",
+    "StepLimit",
     "Tier",
     "decide",
     "follow_replicas",

@@ -1,7 +1,21 @@
 """What a decision is made from, and what it is: frozen data, in bytes, seconds and shares."""
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
+
+
+@dataclass(frozen=True)
+class StepLimit:
+    """Within period_s the tier changes by the larger of so many replicas and such a share of it."""
+
+    replicas: int
+    share: float
+    period_s: float
+
+    def most(self, size: int) -> int:
+        """Return by how many replicas a tier of `size` may change."""
+        return max(self.replicas, math.floor(size * self.share))
 
 
 @dataclass(frozen=True)
@@ -10,10 +24,9 @@ class Rules:
 
     target_share: of the capacity that demand should fill, 0.8 for 80%. tolerance: deviations from
     the present size up to this share are left alone. up_window_s, down_window_s: how long a need
-    must have lasted. step_up, step_up_share: within step_period_s the tier grows by the larger of
-    so many replicas and such a share of itself; step_down likewise bounds shrinking, None does not.
-    idle_threshold: only while stages idle more than this does busy time count. busy_target: the
-    busy share of workers aimed at then. stale_after_s: older figures are worth nothing.
+    must have lasted. up, down: how far the tier may grow and shrink in a time. idle_threshold: only
+    while stages idle more than this does busy time count. busy_target: the busy share of workers
+    aimed at then. stale_after_s: older figures are worth nothing.
     """
 
     min_replicas: int
@@ -23,10 +36,8 @@ class Rules:
     tolerance: float = 0.1
     up_window_s: float = 0.0
     down_window_s: float = 300.0
-    step_up: int = 4
-    step_up_share: float = 1.0
-    step_down: int | None = None
-    step_period_s: float = 60.0
+    up: StepLimit = StepLimit(4, 1.0, 15.0)
+    down: StepLimit = StepLimit(1, 0.1, 60.0)
     idle_threshold: float = 0.10
     busy_target: float = 0.85
     stale_after_s: float = 60.0

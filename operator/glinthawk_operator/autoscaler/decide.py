@@ -90,7 +90,7 @@ def _remember(
         sizes = (*sizes, (now_s, tier.replicas))
     return History(
         _thin((*_since(past, now_s - horizon_s), (now_s, recommended))),
-        _since_with_last(sizes, now_s - rules.step_period_s),
+        _since_with_last(sizes, now_s - max(rules.up.period_s, rules.down.period_s)),
     )
 
 
@@ -148,13 +148,16 @@ def _limit_step(
 ) -> tuple[int, Reason]:
     """Bound the change within a period, counted from the sizes that the tier had in it."""
     replicas, reason = settled
-    recent = [size for _, size in history.sizes] or [tier.replicas]
     if replicas > tier.replicas:
-        start = min(recent)
-        most = start + max(rules.step_up, math.floor(start * rules.step_up_share))
-        most = max(most, tier.replicas, rules.min_replicas)
-        return (most, Reason.STEP_LIMITED) if replicas > most else (replicas, reason)
-    if replicas < tier.replicas and rules.step_down is not None:
-        least = min(max(recent) - rules.step_down, tier.replicas)
-        return (least, Reason.STEP_LIMITED) if replicas < least else (replicas, reason)
-    return replicas, reason
+        start = min(_sizes_since(history, now_s - rules.up.period_s, tier))
+        most = max(start + rules.up.most(start), tier.replicas, rules.min_replicas)
+        return (most, Reason.STEP_LIMITED) if replicas > most else settled
+    if replicas < tier.replicas:
+        start = max(_sizes_since(history, now_s - rules.down.period_s, tier))
+        least = min(start - rules.down.most(start), tier.replicas)
+        return (least, Reason.STEP_LIMITED) if replicas < least else settled
+    return settled
+
+
+def _sizes_since(history: History, start_s: float, tier: Tier) -> list[int]:
+    return [size for _, size in _since_with_last(history.sizes, start_s)] or [tier.replicas]

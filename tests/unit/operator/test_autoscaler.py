@@ -12,16 +12,28 @@ from glinthawk_operator.autoscaler import (
     History,
     Reason,
     Rules,
+    StepLimit,
     Tier,
     decide,
     follow_replicas,
 )
 
 GIB = 1 << 30
-RULES = Rules(min_replicas=1, max_replicas=10, capacity_per_worker_bytes=GIB)
+RULES = Rules(
+    min_replicas=1,
+    max_replicas=10,
+    capacity_per_worker_bytes=GIB,
+    up=StepLimit(4, 1.0, 60.0),
+    down=StepLimit(100, 0.0, 60.0),
+)
 
 bounds = st.tuples(st.integers(0, 50), st.integers(0, 50)).map(sorted)
 shares = st.floats(0, 1)
+
+
+step_limits = st.builds(
+    StepLimit, st.integers(1, 5), st.sampled_from([0.0, 0.1, 1.0]), st.sampled_from([15.0, 60.0])
+)
 
 
 @st.composite
@@ -34,9 +46,8 @@ def rules_of_any_kind(draw: st.DrawFn) -> Rules:
         target_share=draw(st.floats(0.1, 1)),
         up_window_s=draw(st.sampled_from([0.0, 30.0])),
         down_window_s=draw(st.sampled_from([0.0, 60.0, 300.0])),
-        step_up=draw(st.integers(1, 5)),
-        step_up_share=draw(st.sampled_from([0.0, 1.0])),
-        step_down=draw(st.sampled_from([None, 1, 3])),
+        up=draw(step_limits),
+        down=draw(step_limits),
     )
 
 
@@ -190,7 +201,7 @@ def test_an_up_window_waits_for_a_need_that_lasts() -> None:
 
 
 def test_grows_by_steps() -> None:
-    rules = replace(RULES, max_replicas=100, step_up=2)
+    rules = replace(RULES, max_replicas=100, up=StepLimit(2, 1.0, 60.0))
     decisions = run(rules, [80 * GIB] * 60)
     sizes = [decision.replicas for decision in decisions]
     assert sizes[0] == 3
@@ -200,8 +211,8 @@ def test_grows_by_steps() -> None:
     assert sizes[-1] == 48
 
 
-def test_shrinks_by_steps_if_told_to() -> None:
-    rules = replace(RULES, step_down=1, down_window_s=0.0)
+def test_shrinks_by_steps_too() -> None:
+    rules = replace(RULES, down=StepLimit(1, 0.1, 60.0), down_window_s=0.0)
     sizes = [decision.replicas for decision in run(rules, [0.0] * 80, replicas=5)]
     assert sizes[0] == 4
     assert sizes[11] == 4
