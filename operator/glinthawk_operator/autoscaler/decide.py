@@ -147,7 +147,7 @@ def _limit_step(
     now_s: float,
 ) -> tuple[int, Reason]:
     """Bound the change within a period, counted from the sizes that the tier had in it."""
-    replicas, reason = settled
+    replicas = settled[0]
     if replicas > tier.replicas:
         start = min(_sizes_since(history, now_s - rules.up.period_s, tier))
         most = max(start + rules.up.most(start), tier.replicas, rules.min_replicas)

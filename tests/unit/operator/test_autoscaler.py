@@ -1,11 +1,9 @@
 """The autoscaler: bounds, monotony, windows, steps, and what happens without figures."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
 from glinthawk_operator.autoscaler import (
     Decision,
     Figures,
@@ -17,6 +15,8 @@ from glinthawk_operator.autoscaler import (
     decide,
     follow_replicas,
 )
+from hypothesis import given
+from hypothesis import strategies as st
 
 GIB = 1 << 30
 RULES = Rules(
@@ -105,10 +105,9 @@ def test_more_demand_never_gives_fewer(data: st.DataObject, rules: Rules, replic
 
 @given(rules_of_any_kind(), st.integers(1, 40), st.integers(0, 1 << 42))
 def test_constant_demand_settles_and_stays(rules: Rules, replicas: int, demanded: int) -> None:
-    sizes = [
-        decision.replicas for decision in run(rules, [demanded] * 400, replicas=replicas, every_s=10)
-    ]
-    changes = [after - before for before, after in zip(sizes, sizes[1:], strict=False)]
+    decisions = run(rules, [demanded] * 400, replicas=replicas, every_s=10)
+    sizes = [decision.replicas for decision in decisions]
+    changes = [after - before for before, after in pairwise(sizes)]
     assert not (any(change > 0 for change in changes) and any(change < 0 for change in changes))
     final = sizes[-1]
     assert sizes[-50:] == [final] * 50
