@@ -7,6 +7,8 @@ from pydantic import Field
 from glinthawk_operator.crd.pods import PodFields
 from glinthawk_operator.crd.quantity import parse_bytes
 from glinthawk_operator.crd.values import (
+    AS_SET,
+    ATOMIC,
     Annotations,
     Labels,
     NumberFormat,
@@ -79,6 +81,7 @@ class ModelSpec(Part):
         default=(),
         description="Names under which the model is served; the default is its source without "
         "the scheme.",
+        json_schema_extra=AS_SET,
     )
     cache: CacheSpec = Field(
         default_factory=CacheSpec, description="The volume of each stage for its tensors."
@@ -149,7 +152,11 @@ class ServiceSpec(Part):
     )
     load_balancer_source_ranges: Annotated[
         tuple[Annotated[str, Field(max_length=49)], ...], Field(max_length=64)
-    ] = Field(default=(), description="Addresses like 10.0.0.0/8 from which it may be reached.")
+    ] = Field(
+        default=(),
+        description="Addresses like 10.0.0.0/8 from which it may be reached.",
+        json_schema_extra=ATOMIC,
+    )
 
 
 class GatewaySpec(PodFields):

@@ -9,6 +9,9 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from glinthawk_operator.crd.values import (
+    ATOMIC,
+    ATOMIC_MAP,
+    QUALIFIED_KEY,
     Annotations,
     LabelKey,
     Labels,
@@ -16,20 +19,21 @@ from glinthawk_operator.crd.values import (
     ObjectName,
     Part,
     Quantity,
+    keyed_by,
 )
 
-ResourceName = Annotated[str, Field(max_length=317)]
+ResourceName = Annotated[str, Field(min_length=1, max_length=317, pattern=QUALIFIED_KEY)]
 
 
 class ResourcesSpec(Part):
     """What a container asks of its node."""
 
-    requests: Annotated[dict[str, Quantity], Field(max_length=16)] = Field(
+    requests: Annotated[dict[ResourceName, Quantity], Field(max_length=16)] = Field(
         default_factory=dict,
         description="What the node keeps free for the pod, by resource: cpu in cores (500m, 2), "
         "memory and ephemeral-storage in bytes (2Gi).",
     )
-    limits: Annotated[dict[str, Quantity], Field(max_length=16)] = Field(
+    limits: Annotated[dict[ResourceName, Quantity], Field(max_length=16)] = Field(
         default_factory=dict,
         description="What the pod can use at most, by resource, written as requests are. A limit "
         "of cpu also bounds the threads.",
@@ -110,13 +114,19 @@ class PodFields(Part):
         default_factory=ResourcesSpec, description="CPU, memory and further resources of a pod."
     )
     node_selector: Labels = Field(
-        default_factory=dict, description="Labels that a node must have for these pods."
+        default_factory=dict,
+        description="Labels that a node must have for these pods.",
+        json_schema_extra=ATOMIC_MAP,
     )
     tolerations: Annotated[tuple[TolerationSpec, ...], Field(max_length=32)] = Field(
-        default=(), description="Taints of nodes that these pods put up with."
+        default=(),
+        description="Taints of nodes that these pods put up with.",
+        json_schema_extra=ATOMIC,
     )
     topology_spread: Annotated[tuple[TopologySpreadSpec, ...], Field(max_length=8)] = Field(
-        default=(), description="How evenly the pods are spread over nodes; none: as it comes."
+        default=(),
+        description="How evenly the pods are spread over nodes; none: as it comes.",
+        json_schema_extra=ATOMIC,
     )
     runtime_class_name: ObjectName | None = Field(
         default=None, description="RuntimeClass of the pods, such as nvidia; none is the node's."
@@ -133,5 +143,7 @@ class PodFields(Part):
         default_factory=dict, description="Further annotations of the pods."
     )
     env: Annotated[tuple[EnvironmentVariable, ...], Field(max_length=32)] = Field(
-        default=(), description="Further environment variables of the containers."
+        default=(),
+        description="Further environment variables of the containers.",
+        json_schema_extra=keyed_by("name"),
     )

@@ -3,6 +3,7 @@
 Exact, because what is compared here decides whether a stage fits a GPU. A float never appears.
 """
 
+import math
 import re
 from fractions import Fraction
 
@@ -42,18 +43,12 @@ def parse_quantity(text: str) -> Fraction:
 
 
 def parse_bytes(text: str) -> int:
-    """Return the bytes of a quantity of memory or storage.
+    """Return the bytes of a quantity; a part of a byte counts as a whole one, as in Kubernetes.
 
     Raises:
-        QuantityError: it is no quantity, or not a whole number of bytes.
+        QuantityError: it is no quantity.
     """
-    value = parse_quantity(text)
-    if value.denominator != 1:
-        raise QuantityError(
-            f"{text!r} is {float(value):g} bytes, which is no whole number: write it like 16Gi, "
-            "or with fewer digits"
-        )
-    return value.numerator
+    return math.ceil(parse_quantity(text))
 
 
 def parse_cores(text: str) -> Fraction:

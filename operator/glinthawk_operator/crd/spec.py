@@ -30,6 +30,7 @@ from glinthawk_operator.crd.pods import (
 from glinthawk_operator.crd.scaling import ScaleDownSpec, ScaleUpSpec, ScalingSpec
 from glinthawk_operator.crd.tiers import GpuTierSpec, KvCacheSpec, MemoryTierSpec
 from glinthawk_operator.crd.values import (
+    AS_SET,
     DAY_S,
     LogFormat,
     LogLevel,
@@ -44,8 +45,8 @@ __all__ = [
     "GROUP",
     "HUB_SCHEME",
     "KIND",
-    "MAX_NAME_LENGTH",
     "PLURAL",
+    "SHORT_NAME",
     "VERSION",
     "CacheSpec",
     "EnvironmentVariable",
@@ -75,10 +76,7 @@ GROUP = "glinthawk.dev"
 VERSION = "v1alpha1"
 KIND = "GlinthawkDeployment"
 PLURAL = "glinthawkdeployments"
-
-MAX_NAME_LENGTH = 40
-"""Of metadata.name. Of the 63 characters of a label, StatefulSets need 11 for a pod's revision; the
-other 12 are for what children add, such as -attention."""
+SHORT_NAME = "ghd"
 
 
 class GlinthawkDeploymentSpec(Part):
@@ -101,7 +99,9 @@ class GlinthawkDeploymentSpec(Part):
     log_level: LogLevel = Field(default="info", description="Least severe line that is logged.")
     log_format: LogFormat = Field(default="json", description="Lines for machines or people.")
     image_pull_secrets: Annotated[tuple[ObjectName, ...], Field(max_length=16)] = Field(
-        default=(), description="Secrets of this namespace that open the images' registry."
+        default=(),
+        description="Secrets of this namespace that open the images' registry.",
+        json_schema_extra=AS_SET,
     )
     metrics: MetricsSpec = Field(
         default_factory=MetricsSpec, description="How Prometheus finds the pods."

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from glinthawk_operator.crd.values import Part
+from glinthawk_operator.crd.values import Part, keyed_by
 
 ConditionType = Literal["Ready", "Progressing", "Degraded", "KVPressure"]
 ConditionState = Literal["True", "False", "Unknown"]
@@ -124,6 +124,7 @@ class GlinthawkDeploymentStatus(Part):
     conditions: Annotated[tuple[Condition, ...], Field(max_length=16)] = Field(
         default=(),
         description="Ready, Progressing, Degraded and KVPressure, each with its reason.",
+        json_schema_extra=keyed_by("type"),
     )
     endpoint: Annotated[str, Field(max_length=512)] | None = Field(
         default=None, description="URL of the API within the cluster."

@@ -7,7 +7,7 @@ from pydantic import Field
 from glinthawk_operator.crd.pods import PodFields, TolerationSpec, TopologySpreadSpec
 from glinthawk_operator.crd.quantity import parse_bytes
 from glinthawk_operator.crd.scaling import ScalingSpec
-from glinthawk_operator.crd.values import Device, NumberFormat, Part, Quantity
+from glinthawk_operator.crd.values import ATOMIC, Device, NumberFormat, Part, Quantity
 
 
 class GpuTierSpec(PodFields):
@@ -47,6 +47,7 @@ class GpuTierSpec(PodFields):
     tolerations: Annotated[tuple[TolerationSpec, ...], Field(max_length=32)] = Field(
         default=(TolerationSpec(key="nvidia.com/gpu", operator="Exists", effect="NoSchedule"),),
         description="Taints of nodes that stages put up with; the default is that of GPU nodes.",
+        json_schema_extra=ATOMIC,
     )
 
     @property
@@ -103,6 +104,7 @@ class MemoryTierSpec(PodFields):
         default=(TopologySpreadSpec(),),
         description="How evenly workers are spread over nodes; the default is over hosts, where "
         "that is possible.",
+        json_schema_extra=ATOMIC,
     )
 
     @property

@@ -45,6 +45,17 @@ Quantity = Annotated[
     WithJsonSchema(QUANTITY_SCHEMA),
 ]
 
+AS_SET = {"x-kubernetes-list-type": "set"}
+ATOMIC = {"x-kubernetes-list-type": "atomic"}
+ATOMIC_MAP = {"x-kubernetes-map-type": "atomic"}
+"""How the API server merges what several managers apply: by item, or the whole of it."""
+
+
+def keyed_by(key: str) -> dict[str, Any]:
+    """Return the mark of a list whose items are merged by a key of theirs."""
+    return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]}
+
+
 DNS_NAME = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
 QUALIFIED_KEY = r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
 LABEL_VALUE = r"^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$"
@@ -57,8 +68,8 @@ LabelValue = Annotated[str, Field(max_length=63, pattern=LABEL_VALUE)]
 AnnotationValue = Annotated[str, Field(max_length=4096)]
 Text = Annotated[str, Field(min_length=1, max_length=253)]
 
-Labels = Annotated[dict[str, LabelValue], Field(max_length=64)]
-Annotations = Annotated[dict[str, AnnotationValue], Field(max_length=64)]
+Labels = Annotated[dict[LabelKey, LabelValue], Field(max_length=64)]
+Annotations = Annotated[dict[LabelKey, AnnotationValue], Field(max_length=64)]
 
 Percent = Annotated[int, Field(ge=1, le=100)]
 NumberFormat = Literal["auto", "float16", "bfloat16", "float32"]
