@@ -168,7 +168,13 @@ class Cluster:
             return
 
     def annotate(
-        self, kind: str, name: str, namespace: str, annotations: Mapping[str, str | None], *, uid: str
+        self,
+        kind: str,
+        name: str,
+        namespace: str,
+        annotations: Mapping[str, str | None],
+        *,
+        uid: str,
     ) -> Body:
         """Set annotations of an object with that uid; None removes one."""
         body = {"metadata": {"uid": uid, "annotations": dict(annotations)}}
@@ -315,9 +321,7 @@ def connect(*, context: str | None = None) -> kubernetes_client.ApiClient:
         try:
             kubernetes_config.load_incluster_config(client_configuration=configuration)
         except kubernetes_config.ConfigException:
-            kubernetes_config.load_kube_config(
-                context=context, client_configuration=configuration
-            )
+            kubernetes_config.load_kube_config(context=context, client_configuration=configuration)
     except (kubernetes_config.ConfigException, OSError) as error:
         raise InvalidSettings(
             f"no API server is known: {error}; run in a pod with a service account, or set "
