@@ -117,7 +117,7 @@ _NAMES: Manifest = {
 
 
 def _operator(context: Context) -> list[Manifest]:
-    """Where the operator is. Outside of the cluster it has no label: anyone may, with the secret."""
+    """Where the operator is. Outside of the cluster: whoever has the secret."""
     if context.operator_namespace is None:
         return []
     namespace = {"kubernetes.io/metadata.name": context.operator_namespace}

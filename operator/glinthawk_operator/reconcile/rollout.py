@@ -3,15 +3,15 @@
     images changed? -> check pods -> one fails: nothing is touched
                                   -> all run:   settings and workloads are applied
     gateway, stages: pods of an old template are deleted at once, their StatefulSets make new ones
-    workers: their Deployment replaces them one by one; all at once if the protocol changes
+    workers: their Deployment replaces them one by one; those that hold nothing go at once
 
 The first time there is nothing that serves, so nothing is checked.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from glinthawk_operator.gateway_client import LOST
 from glinthawk_operator.manifests.applied import is_applied
 from glinthawk_operator.manifests.build import Desired, DesiredComponent
 from glinthawk_operator.manifests.check import CHECK
@@ -72,9 +72,7 @@ def plan_rollout(desired: Desired, observed: Observed) -> Rollout:
     if failed or checking:
         return Rollout(tuple(actions), tuple(failed), tuple(checking), _outdated(desired, observed))
     actions += [action for one in desired.components for action in _apply(one, observed)]
-    for one in desired.components:
-        if one.component != ATTENTION or _changes_protocol(needed, checks, observed):
-            actions += _replace_pods(one, observed)
+    actions += [action for one in desired.components for action in _replace_pods(one, observed)]
     num_outdated = _outdated(desired, observed)
     is_done = num_outdated == 0 and all(
         is_applied(one.workload, _live(one, observed)) for one in desired.components
@@ -107,7 +105,19 @@ def _replace_pods(component: DesiredComponent, observed: Observed) -> list[Actio
         Delete("Pod", pod.name, pod.uid)
         for pod in observed.pods_of(component.component)
         if pod.template_hash != component.template_hash
+        and (component.component != ATTENTION or _is_idle(observed, pod))
     ]
+
+
+def _is_idle(observed: Observed, pod: PodView) -> bool:
+    """Tell whether a worker holds nothing: the gateway does not know it, or it is not ready.
+
+    A gateway of another protocol refuses workers, so after such a change all of them are idle.
+    """
+    if observed.inspection is None:
+        return False
+    worker = observed.inspection.worker(pod.name)
+    return worker is None or worker.state == LOST or not pod.is_ready
 
 
 def _outdated(desired: Desired, observed: Observed) -> int:
@@ -116,23 +126,6 @@ def _outdated(desired: Desired, observed: Observed) -> int:
         for component in COMPONENTS
         for pod in observed.pods_of(component)
     )
-
-
-def _changes_protocol(
-    needed: Mapping[str, DesiredComponent], checks: Mapping[str, PodView], observed: Observed
-) -> bool:
-    """Tell whether a checked image speaks another protocol than the gateway that runs."""
-    if observed.inspection is None or observed.inspection.protocol_version is None:
-        return False
-    protocols = {_protocol(checks[name]) for name in needed if name in checks} - {None}
-    return bool(protocols - {observed.inspection.protocol_version})
-
-
-def _protocol(pod: PodView) -> int | None:
-    try:
-        return int(json.loads(pod.result or "")["protocol_version"])
-    except (ValueError, KeyError, TypeError):
-        return None
 
 
 def _failure(pod: PodView) -> str | None:
