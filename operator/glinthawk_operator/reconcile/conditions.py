@@ -15,7 +15,8 @@ MAX_MESSAGE = 1000
 
 @dataclass(frozen=True)
 class Subject:
-    """What conditions are about. wanted_workers: as decided. gateway_error: why it is silent."""
+    """What conditions are about. wanted_workers: as decided. gateway_error: why it is silent.
+    refused: what the API server did not let be done."""
 
     spec: GlinthawkDeploymentSpec
     generation: int
@@ -24,6 +25,7 @@ class Subject:
     rules: Rules
     wanted_workers: int
     gateway_error: str | None = None
+    refused: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,8 @@ def _degraded(subject: Subject) -> _Answer:
         return _Answer(
             "True", "ReferenceMissing", f"{'; '.join(observed.missing)}: create it, or name another"
         )
+    if subject.refused:
+        return _Answer("True", "ApiRefused", "; ".join(subject.refused))
     for component in (STAGE, GATEWAY, ATTENTION):
         troubled = _troubled(observed, component)
         if troubled is not None and troubled.problem is not None:
