@@ -46,7 +46,7 @@ class Settings(BaseModel):
     )
     control_url: str = Field(
         default="http://{service}.{namespace}.svc:7071",
-        description="URL of a resource's control API; {namespace}, {name} and {service} are filled.",
+        description="URL of a control API; {namespace}, {name} and {service} are filled in.",
     )
     control_timeout_seconds: float = Field(
         default=3.0, gt=0, description="Seconds that a gateway may take to answer."
