@@ -118,6 +118,12 @@ class WorkQueue(Generic[Key]):
             return self._failures.get(key, 0)
 
     @property
+    def is_closed(self) -> bool:
+        """Whether `close` was called."""
+        with self._changed:
+            return self._is_closed
+
+    @property
     def depth(self) -> int:
         """Keys that are due now and not yet taken."""
         with self._changed:
