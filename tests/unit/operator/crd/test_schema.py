@@ -93,9 +93,9 @@ def test_a_keyed_list_requires_its_keys() -> None:
         assert set(node["x-kubernetes-list-map-keys"]) <= set(node["items"]["required"])
 
 
-def test_parts_with_defaults_alone_default_to_nothing_said() -> None:
-    assert PARTS[".spec.gateway"]["default"] == {}
-    assert PARTS[".spec.memoryTier.scaling.scaleDown"]["default"] == {}
+def test_parts_with_defaults_alone_default_to_those_inside() -> None:
+    assert PARTS[".spec.gateway.storage"]["default"] == {"size": "20Gi", "whenDeleted": "Retain"}
+    assert PARTS[".spec.gateway"]["default"]["storage"]["size"] == "20Gi"
     assert "default" not in PARTS[".spec.memoryTier.kvCache"]
     assert PARTS[".spec"]["required"] == ["model", "gpuTier", "memoryTier"]
 
