@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test lint proto sanitizers acceptance bench images locks chart clean
+.PHONY: help demo test lint proto crd sanitizers acceptance bench images locks chart clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -35,6 +35,10 @@ lint: $(STAMP)  ## style, types, architecture
 
 proto: $(STAMP)  ## generate the protobuf code again
 	$(BIN)/python -m glinthawk.wire.proto.generate
+
+crd: $(STAMP)  ## generate the custom resource's definition and its page again
+	$(BIN)/python -m glinthawk_operator.crd.generate
+	$(BIN)/python tests/contract/test_docs_contract.py
 
 sanitizers: $(STAMP)  ## the kernel's contract suite under AddressSanitizer and UBSan
 	PATH="$(abspath $(BIN)):$$PATH" PYTHON=$(abspath $(BIN)/python) bash tests/sanitizers/run.sh

@@ -8,7 +8,8 @@ pydantic writes JSON Schema 2020-12; the API server takes a part of OpenAPI 3.0 
     additionalProperties false  left out: the API server drops what it does not know
     exclusiveMinimum: 0         minimum: 0, exclusiveMinimum: true
     title, empty defaults       left out
-    a part with defaults only   default: {}, so that those inside are filled in
+    a part with defaults only   default: those inside, since the API server holds the default
+                                itself against the rules, before it fills anything in
 """
 
 from typing import Any
@@ -174,7 +175,9 @@ def _convert_property(node: Schema, parts: Schema) -> Schema:
     """Return a property; a part that may be left out defaults to one of defaults only."""
     schema = _convert(node, parts)
     if "properties" in schema and "default" not in node and not schema.get("required"):
-        schema["default"] = {}
+        schema["default"] = {
+            name: one["default"] for name, one in schema["properties"].items() if "default" in one
+        }
     return schema
 
 
