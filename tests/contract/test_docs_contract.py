@@ -67,8 +67,11 @@ COMPUTED_DEFAULTS = {
     "_default_name": "host name and process id",
     "count_cores": "the cores of the process",
 }
-FOREIGN_OPTIONS = {"--model", "--no-deps"}
-"""Of pip and vllm, which the pages also name."""
+FOREIGN_OPTIONS = {
+    *("--model", "--no-deps"),
+    *("--build-arg", "--force", "--output", "--previous", "--selector"),
+}
+"""Of pip, vllm, docker and kubectl, which the pages also name."""
 
 # --- the generated pages
 
@@ -105,6 +108,7 @@ CONFIGURATION_ROLES = {
     "up": "A gateway with stages and attention workers of its own.",
     "stage": "A stage: the weights of a run of layers.",
     "attention": "An attention worker: KV cache and attention.",
+    "fetch": "Fetching of a hub's model what one process needs, as an init container does.",
     "status and drain": "Commands that speak to the control API of a gateway.",
     "keys": "Commands about API keys, beside a gateway.",
 }
