@@ -1,4 +1,4 @@
-"""The custom resource on a real API server: what it takes, refuses and fills in, and what it says."""
+"""The custom resource on a real API server: what it takes, refuses, fills in and prints."""
 
 import json
 from collections.abc import Iterator
