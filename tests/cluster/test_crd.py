@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from glinthawk_operator.crd.rules import RULES
 from glinthawk_operator.crd.schema import build_crd
 from glinthawk_operator.crd.spec import GROUP, PLURAL, VERSION, GlinthawkDeploymentSpec
 
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "glinthawkdeployment.yaml"
 NAMESPACE = "glinthawk-test-resource"
 KIND_NAME = f"{PLURAL}.{GROUP}"
 SCALE = f"/apis/{GROUP}/{VERSION}/namespaces/{NAMESPACE}/{PLURAL}/{{name}}/scale"
@@ -114,6 +116,10 @@ def test_unknown_and_wrong_values_are_refused(server: ControlPlane) -> None:
         answer = attempt(server, None, changes, "wrong")
         assert answer.returncode != 0
         assert words in answer.stderr
+
+
+def test_the_example_is_taken(server: ControlPlane) -> None:
+    server.do("apply", "--dry-run=server", "-n", NAMESPACE, "-f", str(EXAMPLE))
 
 
 def test_explain_says_units_and_meanings(server: ControlPlane) -> None:

@@ -1,6 +1,6 @@
 """What the documentation says exists: commands, options, targets, links, fields and metrics.
 
-The two reference pages are generated here, which makes this file longer than others: what writes
+The reference pages are generated here, which makes this file longer than others: what writes
 a page and what compares it must not drift apart. After a change of a setting or a metric:
 
     PYTHONPATH=services .venv/bin/python tests/contract/test_docs_contract.py
@@ -9,6 +9,7 @@ a page and what compares it must not drift apart. After a change of a setting or
 import json
 import re
 import shlex
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,10 @@ from glinthawk.telemetry.metrics import ServiceMetrics
 from glinthawk.wire.frames import FrameKind
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "operator")]  # when this file is run by itself
+
+from resource_page import render_resource  # noqa: E402
+
 DOCS = ROOT / "docs"
 PAGES = sorted([ROOT / "README.md", *DOCS.rglob("*.md")])
 CONFIGS: dict[str, type[BaseModel]] = {
@@ -215,7 +220,11 @@ def render_metrics() -> str:
     return "".join(parts)
 
 
-GENERATED = {"configuration.md": render_configuration, "metrics.md": render_metrics}
+GENERATED = {
+    "configuration.md": render_configuration,
+    "metrics.md": render_metrics,
+    "resource.md": render_resource,
+}
 
 
 @pytest.mark.parametrize("page", GENERATED)
