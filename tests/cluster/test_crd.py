@@ -110,7 +110,7 @@ def test_unknown_and_wrong_values_are_refused(server: ControlPlane) -> None:
         ({"gpuTier.stage": 2}, 'unknown field "spec.gpuTier.stage"'),
         ({"gpuTier.stages": 0}, "should be greater than or equal to 1"),
         ({"gpuTier.stages": ABSENT}, "Required value"),
-        ({"gpuTier.device": "tpu"}, 'supported values: "auto", "cuda", "cpu"'),
+        ({"gpuTier.device": "tpu"}, 'supported values: "auto", "cpu", "cuda"'),
         ({"memoryTier.kvCache.memory": "16GiB"}, "should match"),
     ):
         answer = attempt(server, None, changes, "wrong")
