@@ -71,7 +71,7 @@ def test_a_killed_worker_costs_nothing_but_time(
     deploy: Deploy, undisturbed: dict[int, Completion]
 ) -> None:
     deployment = deploy("w0", "w1")
-    assert deployment.figures("w1").num_sequences > 0
+    wait_for(lambda: deployment.figures("w1").num_sequences > 0, "sequences on the worker")
     deployment.workers["w1"].kill()
     deployment.wait_for_state("w1", WorkerState.LOST)
     finish(deployment, undisturbed)
