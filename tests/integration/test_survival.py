@@ -18,10 +18,10 @@ from survival_runs import (
 )
 
 NUM_REQUESTS = 40
-NUM_TOKENS = 120
+NUM_TOKENS = 60
 REQUESTS = make_requests(NUM_REQUESTS, NUM_TOKENS)
-SOME_TOKENS = 900
-"""Of 6,000: everything is under way, and nothing near its end."""
+SOME_TOKENS = 500
+"""Of 3,000: everything is under way, and nothing near its end."""
 
 Deploy = Callable[..., Deployment]
 
