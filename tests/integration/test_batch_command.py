@@ -19,7 +19,7 @@ from factories_models import make_tiny_model
 from glinthawk.bench.fleet import find_ports
 
 WAIT_S = 180
-NUM_REQUESTS = 600
+NUM_REQUESTS = 250
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def job(model: Path, tmp_path: Path) -> tuple[list[str], Path, Path]:
 @pytest.fixture
 def long_job(model: Path, tmp_path: Path) -> tuple[list[str], Path, Path]:
     """A job that is not done before something has happened to it."""
-    return make_job(model, tmp_path, 30_000)
+    return make_job(model, tmp_path, 6_000)
 
 
 def is_running(process: psutil.Process) -> bool:
@@ -253,8 +253,15 @@ def test_ctrl_c_ends_everything_with_130(long_job: tuple[list[str], Path, Path])
     assert not any(map(is_running, children))
 
 
-@pytest.mark.parametrize("role", ["stage-1", "attention-0"])
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize(
+    ("role", "number"),
+    [
+        ("stage-1", signal.SIGKILL),
+        ("attention-0", signal.SIGKILL),
+        ("attention-0", signal.SIGSTOP),
+        pytest.param("stage-1", signal.SIGSTOP, marks=pytest.mark.acceptance),
+    ],
+)
 def test_a_lost_process_ends_the_run_and_is_named(
     long_job: tuple[list[str], Path, Path], role: str, number: signal.Signals
 ) -> None:
