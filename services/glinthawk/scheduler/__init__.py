@@ -35,6 +35,7 @@ from glinthawk.scheduler.data import (
     SequenceGroup,
     WorkerLoad,
 )
+from glinthawk.scheduler.lengths import LearnedLengths
 from glinthawk.scheduler.node import ReadyItem, choose_segment
 from glinthawk.scheduler.scheduler import Scheduler
 
@@ -44,6 +45,7 @@ __all__ = [
     "Finished",
     "Flow",
     "LaneTimings",
+    "LearnedLengths",
     "ReadyItem",
     "Scheduler",
     "SchedulerConfig",

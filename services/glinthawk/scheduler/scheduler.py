@@ -225,6 +225,7 @@ class Scheduler:
         )
         group.members.append(sequence)
         self._books.sequences[sequence.id] = sequence
+        self._books.lengths.begin(group.flow.name, sequence.id)
         has_output = sequence.num_generated > 0
         if is_lead or has_output or group.fork_tokens == 0:
             self._books.queue.append(sequence)

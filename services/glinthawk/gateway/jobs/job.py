@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from glinthawk.errors import InvariantBroken, NotFound
-from glinthawk.gateway.jobs.lengths import LengthEstimator
 from glinthawk.gateway.jobs.results import digest_batch
 from glinthawk.gateway.progress import RateMeter, RunNumbers
 from glinthawk.gateway.requests import (
@@ -54,7 +53,6 @@ class Job:
         self.batch = batch
         self.path = path
         self.digest = digest_batch(batch.id)
-        self.lengths = LengthEstimator()
         self.waiting: deque[LineRecord] = deque()
         self.cursor = 0
         self.is_fetched = path is None
