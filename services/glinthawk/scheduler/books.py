@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from glinthawk.core.ids import LaneId, SequenceId
 from glinthawk.core.step import StepPlan
@@ -18,14 +18,13 @@ from glinthawk.scheduler.worker import WorkerState
 
 @dataclass(eq=False)
 class Flight:
-    """A step in flight: its sequences in the plan's order, its lane, and whom it introduced."""
+    """A step in flight: its sequences in the plan's order, and its lane."""
 
     plan: StepPlan
     worker: WorkerState
     sequences: list[Sequence]
     lane: Lane | None = None
     all_rows: bool = True
-    introduced: list[Sequence] = field(default_factory=list)
 
 
 class Books:
