@@ -17,6 +17,8 @@ from glinthawk.gateway.requests import (
 )
 from glinthawk.gateway.store.records import BatchRecord, BatchStatus, LineRecord
 
+_UNREADABLE = "its input cannot be read; the log has the reason"
+
 
 @dataclass(frozen=True)
 class OpenLine:
@@ -30,7 +32,8 @@ class OpenLine:
 @dataclass(frozen=True)
 class JobProgress:
     """How a batch stands. num_failed of num_done have an error for an answer; figures of lines
-    are 0 while a batch is validated. eta_s: None while it cannot be told."""
+    are 0 while a batch is validated. eta_s: None while it cannot be told. problem: why it does not
+    get on, in words that name no path; None while it does."""
 
     batch_id: str
     status: BatchStatus
@@ -39,6 +42,7 @@ class JobProgress:
     num_failed: int = 0
     tokens_per_s: float = 0.0
     eta_s: float | None = None
+    problem: str | None = None
 
 
 class Job:
@@ -96,6 +100,7 @@ class Job:
             num_failed=numbers.num_failed,
             tokens_per_s=rates.prompt_tokens_per_s + rates.generated_tokens_per_s,
             eta_s=rates.eta_s,
+            problem=_UNREADABLE if self.retry_at_s else None,
         )
 
 
