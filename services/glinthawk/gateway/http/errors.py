@@ -27,6 +27,7 @@ from glinthawk.errors import (
 )
 from glinthawk.gateway.bodies import build_error_body, encode_json_line
 from glinthawk.gateway.fields import shown
+from glinthawk.gateway.http.metrics import find_route
 from glinthawk.telemetry.logging import get_logger
 
 log = get_logger("gateway.http")
@@ -95,7 +96,7 @@ def add_error_handlers(app: FastAPI) -> None:
     async def answer_ours(request: Request, error: GlinthawkError) -> Response:
         answer = build_error_answer(error)
         if answer.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            log.warning("http_call_failed", route=_route(request.scope), error=type(error).__name__)
+            log.warning("http_call_failed", route=find_route(request.scope), error=type(error).__name__)
         return answer
 
     @app.exception_handler(RequestValidationError)
@@ -122,12 +123,6 @@ def _translate(request: Request, error: HTTPException) -> GlinthawkError:
         allowed = _allowed(error.headers)
         return RefusedCall(status, f"{where} is not allowed{allowed}", code="method_not_allowed")
     return RefusedCall(status, f"{where}: {error.detail}")
-
-
-def _route(scope: Scope) -> str | None:
-    """Return the pattern of the path that was called; the path itself may hold anything."""
-    path = getattr(scope.get("route"), "path", None)
-    return path if isinstance(path, str) else None
 
 
 def _allowed(headers: Mapping[str, str] | None) -> str:
@@ -161,7 +156,7 @@ class Boundary:
             frames = traceback.extract_tb(error.__traceback__)[-4:]
             log.error(
                 "http_call_failed",
-                route=_route(scope),
+                route=find_route(scope),
                 error=type(error).__name__,
                 where=[f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames],
             )
