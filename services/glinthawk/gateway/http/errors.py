@@ -18,13 +18,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from glinthawk.errors import (
-    CapacityExceeded,
-    GlinthawkError,
-    InvalidRequest,
-    InvariantBroken,
-    Unauthenticated,
-)
+from glinthawk.errors import GlinthawkError, InvalidRequest, InvariantBroken
 from glinthawk.gateway.bodies import build_error_body, encode_json_line
 from glinthawk.gateway.fields import shown
 from glinthawk.gateway.http.metrics import find_route
@@ -65,14 +59,9 @@ class JsonAnswer(Response):
 def build_error(error: GlinthawkError) -> tuple[int, dict[str, Any]]:
     """Return the status and the body that tell a caller of `error`."""
     status, body = build_error_body(error)
-    code = None
     if isinstance(error, RefusedCall):
-        status, code = int(error.status), error.code
-    elif isinstance(error, Unauthenticated):
-        code = "invalid_api_key"
-    elif isinstance(error, CapacityExceeded):
-        code = "rate_limit_exceeded"
-    return status, {"error": body["error"] | {"code": code}}
+        return int(error.status), {"error": body["error"] | {"code": error.code}}
+    return status, body
 
 
 def build_error_answer(error: GlinthawkError) -> JsonAnswer:
@@ -96,7 +85,9 @@ def add_error_handlers(app: FastAPI) -> None:
     async def answer_ours(request: Request, error: GlinthawkError) -> Response:
         answer = build_error_answer(error)
         if answer.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            log.warning("http_call_failed", route=find_route(request.scope), error=type(error).__name__)
+            log.warning(
+                "http_call_failed", route=find_route(request.scope), error=type(error).__name__
+            )
         return answer
 
     @app.exception_handler(RequestValidationError)

@@ -5,13 +5,14 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from glinthawk.errors import InvariantBroken, NotFound
+from glinthawk.errors import InvariantBroken
 from glinthawk.gateway.jobs.results import digest_batch
 from glinthawk.gateway.progress import RateMeter, RunNumbers
 from glinthawk.gateway.requests import (
     ModelContext,
     ParsedRequest,
     RefusedLine,
+    check_model,
     parse_line,
     parse_request,
 )
@@ -125,11 +126,11 @@ def parse_content(
     content: bytes, line: LineRecord, model: ModelContext, *, run_seed: int, names: Collection[str]
 ) -> ParsedRequest:
     """Return the request that a line asks for. names: under which the model is served; none
-    lets every name pass.
+    lets every name pass. A line need not name a model: files of the batch command run as they are.
 
     Raises:
         InvalidRequest: its body is wrong.
-        NotFound: it asks for another model.
+        UnknownModel: it asks for another model.
         InvariantBroken: the file is not the one that was validated.
     """
     parsed = parse_line(content, line.line_number)
@@ -138,8 +139,6 @@ def parse_content(
             f"line {line.line_number} of the input is not the one that was validated"
         )
     request = parse_request(parsed, model, run_seed=run_seed)
-    if names and request.model and request.model not in names:
-        raise NotFound(
-            f"model {request.model!r} is not served here; use {' or '.join(map(repr, names))}"
-        )
+    if names and request.model:
+        check_model(request.model, names)
     return request
