@@ -22,6 +22,7 @@ from glinthawk.errors import (
     Unauthenticated,
 )
 from glinthawk.gateway.detokenize import ChoiceResult
+from glinthawk.gateway.limits import ContextTooLong
 from glinthawk.gateway.logprobs import build_chat_logprobs, build_completion_logprobs, build_echo
 from glinthawk.gateway.requests import Endpoint, ParsedRequest, RefusedLine, UnknownModel
 from glinthawk.models.tokenizer import Tokenizer
@@ -31,6 +32,7 @@ _LINE_ID = re.compile(r"batch_req_([0-9a-f]{16})_([0-9]{1,18})\Z")
 _INVALID = "invalid_request_error"
 _SERVER = "server_error"
 _FORMS: tuple[tuple[type[GlinthawkError], HTTPStatus, str, str | None], ...] = (
+    (ContextTooLong, HTTPStatus.BAD_REQUEST, _INVALID, "context_length_exceeded"),
     (InvalidRequest, HTTPStatus.BAD_REQUEST, _INVALID, None),
     (Unauthenticated, HTTPStatus.UNAUTHORIZED, _INVALID, "invalid_api_key"),
     (UnknownModel, HTTPStatus.NOT_FOUND, _INVALID, "model_not_found"),

@@ -16,6 +16,7 @@ from glinthawk.gateway.bodies import (
     parse_line_id,
 )
 from glinthawk.gateway.detokenize import ChoiceResult, FinishReason
+from glinthawk.gateway.limits import ContextTooLong
 from glinthawk.gateway.logprobs import LOWEST_LOGPROB, build_echo
 from glinthawk.gateway.prompts import Prompt
 from glinthawk.gateway.requests import Endpoint, ParsedRequest, RefusedLine, UnknownModel
@@ -211,6 +212,7 @@ def test_an_error_line_names_the_field() -> None:
     [
         (errors.InvalidRequest("x"), 400, None),
         (errors.UnsupportedModel("x"), 400, None),
+        (ContextTooLong("x"), 400, "context_length_exceeded"),
         (errors.Unauthenticated("x"), 401, "invalid_api_key"),
         (errors.NotFound("x"), 404, None),
         (UnknownModel("x"), 404, "model_not_found"),

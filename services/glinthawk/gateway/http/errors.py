@@ -2,17 +2,20 @@
 
     {"error": {"message": ..., "type": ..., "param": ... or null, "code": ... or null}}
 
-`code` is a word or null here, as OpenAI has it; clients branch on it. Nothing that is raised by
+`code` is a word or null, as OpenAI has it; clients branch on it. Every answer names its call in the
+header x-request-id, and so does what the log says of a call that failed. Nothing that is raised by
 accident shows its text to a caller or in a log, for it may hold a prompt.
 """
 
 import traceback
+import uuid
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
@@ -25,6 +28,9 @@ from glinthawk.gateway.http.metrics import find_route
 from glinthawk.telemetry.logging import get_logger
 
 log = get_logger("gateway.http")
+
+_REQUEST_ID = "glinthawk.request_id"
+"""Where the id of a call stands in its scope."""
 
 RETRY_AFTER_S = 1
 """Seconds after which a call that found no room, or nobody at work, may come again."""
@@ -86,7 +92,10 @@ def add_error_handlers(app: FastAPI) -> None:
         answer = build_error_answer(error)
         if answer.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
             log.warning(
-                "http_call_failed", route=find_route(request.scope), error=type(error).__name__
+                "http_call_failed",
+                route=find_route(request.scope),
+                request_id=request.scope.get(_REQUEST_ID),
+                error=type(error).__name__,
             )
         return answer
 
@@ -133,10 +142,13 @@ class Boundary:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one call."""
         is_started = False
+        request_id = scope[_REQUEST_ID] = f"req_{uuid.uuid4().hex}"
 
         async def send_noted(message: Message) -> None:
             nonlocal is_started
-            is_started = is_started or message["type"] == "http.response.start"
+            if message["type"] == "http.response.start":
+                is_started = True
+                MutableHeaders(scope=message)["x-request-id"] = request_id
             await send(message)
 
         try:
@@ -148,6 +160,7 @@ class Boundary:
             log.error(
                 "http_call_failed",
                 route=find_route(scope),
+                request_id=request_id,
                 error=type(error).__name__,
                 where=[f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames],
             )
@@ -155,4 +168,4 @@ class Boundary:
                 defect = InvariantBroken(
                     f"a defect of the gateway ({type(error).__name__}); its log says where"
                 )
-                await build_error_answer(defect)(scope, receive, send)
+                await build_error_answer(defect)(scope, receive, send_noted)
