@@ -143,7 +143,12 @@ def _build_jobs(document: Mapping[str, Any]) -> RenderableType:
             f"{job['tokens_per_s']:,.1f}",
             format_duration(job["eta_s"]),
         )
-    return table
+    problems = [
+        Text(f"{job['batch_id']}: {job['problem']}", "red")
+        for job in document["jobs"]
+        if job.get("problem") is not None  # gateways of earlier releases do not say
+    ]
+    return Group(table, *problems)
 
 
 def _build_table(*columns: str) -> Table:

@@ -81,6 +81,10 @@ def verify(books: Books) -> None:
             _demand(sequence.flying and sequence.worker is flight.worker, sequence, "flying")
     if sum(places.values()) != len(books.sequences):
         raise InvariantBroken(f"{sum(places.values())} places, {len(books.sequences)} sequences")
+    if books.lengths.num_open != len(books.sequences):
+        raise InvariantBroken(
+            f"{books.lengths.num_open} lengths are awaited of {len(books.sequences)} sequences"
+        )
 
 
 def _verify_worker(books: Books, worker: WorkerState, places: Counter[int]) -> None:

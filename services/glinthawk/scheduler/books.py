@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from glinthawk.core.ids import LaneId, SequenceId
 from glinthawk.core.step import StepPlan
@@ -18,14 +18,13 @@ from glinthawk.scheduler.worker import WorkerState
 
 @dataclass(eq=False)
 class Flight:
-    """A step in flight: its sequences in the plan's order, its lane, and whom it introduced."""
+    """A step in flight: its sequences in the plan's order, and its lane."""
 
     plan: StepPlan
     worker: WorkerState
     sequences: list[Sequence]
     lane: Lane | None = None
     all_rows: bool = True
-    introduced: list[Sequence] = field(default_factory=list)
 
 
 class Books:
@@ -73,7 +72,7 @@ class Books:
     def expected_output(self, group: Group) -> int:
         """Return how many tokens each choice of a group is expected to generate."""
         expected = group.expected_new_tokens
-        guess = self.lengths.expect(group.flow) if expected is None else expected
+        guess = self.lengths.expect(group.flow.name) if expected is None else expected
         return min(max(1, group.max_new_tokens), max(1, guess))
 
     def set_back(self, sequence: Sequence) -> None:
@@ -94,6 +93,7 @@ class Books:
             self.queue.put_back(sequence)
         else:
             del self.sequences[sequence.id]
+            self.lengths.forget(sequence.group.flow.name, sequence.id)
             sequence.phase = Phase.DONE
         self._lose_holder(sequence, worker)
 
@@ -102,8 +102,10 @@ class Books:
         group = sequence.group
         worker = sequence.worker
         del self.sequences[sequence.id]
-        if reason is not FinishReason.ERROR:
-            self.lengths.observe(group.flow, sequence.num_generated)
+        if reason is FinishReason.ERROR or sequence.num_generated == 0:
+            self.lengths.forget(group.flow.name, sequence.id)
+        else:
+            self.lengths.end(group.flow.name, sequence.id, sequence.num_generated)
         self._settle_charge(sequence)
         finished = Finished(sequence.id, reason, sequence.num_generated)
         if sequence.phase is Phase.QUEUED:

@@ -23,7 +23,7 @@ def compose_decode(books: Books, worker: WorkerState, decode: DecodeRows) -> Ste
         sequences = list(lane.members)
     else:
         sequences = [lane.members[row] for row in decode.rows.tolist()]
-    forks, registrations, introduced = _introduce_forks(sequences)
+    forks, registrations = _introduce_forks(sequences)
     plan = StepPlan(
         kind=StepKind.DECODE,
         lane=lane.id,
@@ -39,7 +39,7 @@ def compose_decode(books: Books, worker: WorkerState, decode: DecodeRows) -> Ste
         registrations=registrations,
     )
     lane.flying = True
-    flight = Flight(plan, worker, sequences, lane, decode.rows is None, introduced)
+    flight = Flight(plan, worker, sequences, lane, decode.rows is None)
     return _launch(books, flight)
 
 
@@ -66,7 +66,7 @@ def compose_prefill(books: Books, worker: WorkerState, chunks: list[Chunk]) -> S
     worker.prefills_flying += 1
     for sequence in introduced:
         sequence.known = True
-    return _launch(books, Flight(plan, worker, sequences, introduced=introduced))
+    return _launch(books, Flight(plan, worker, sequences))
 
 
 def compose_release(books: Books, worker: WorkerState) -> StepPlan:
@@ -88,7 +88,7 @@ def compose_release(books: Books, worker: WorkerState) -> StepPlan:
 
 def _introduce_forks(
     sequences: Iterable[Sequence],
-) -> tuple[tuple[Fork, ...], tuple[SequenceStart, ...], list[Sequence]]:
+) -> tuple[tuple[Fork, ...], tuple[SequenceStart, ...]]:
     introduced = [sequence for sequence in sequences if not sequence.known]
     forks: list[Fork] = []
     for sequence in introduced:
@@ -98,7 +98,7 @@ def _introduce_forks(
         sequence.group.unsent_forks.discard(sequence.id)
         sequence.fork_from = None
         sequence.known = True
-    return tuple(forks), tuple(s.registration() for s in introduced), introduced
+    return tuple(forks), tuple(s.registration() for s in introduced)
 
 
 def _side_lane(books: Books, worker: WorkerState) -> LaneId:

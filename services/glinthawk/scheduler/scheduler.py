@@ -9,7 +9,7 @@ from glinthawk.core.step import SequenceStart, StepPlan, StepResult
 from glinthawk.errors import InvalidRequest, NotFound
 from glinthawk.scheduler.accounts import build_stats, verify
 from glinthawk.scheduler.books import Books
-from glinthawk.scheduler.commit import commit_step, revert_step
+from glinthawk.scheduler.commit import commit_step
 from glinthawk.scheduler.compose import compose_decode, compose_prefill, compose_release
 from glinthawk.scheduler.config import SchedulerConfig
 from glinthawk.scheduler.data import (
@@ -20,7 +20,7 @@ from glinthawk.scheduler.data import (
     WorkerLoad,
 )
 from glinthawk.scheduler.decode import plan_decode
-from glinthawk.scheduler.prefill import can_admit, could_hold, plan_prefill
+from glinthawk.scheduler.prefill import can_admit, plan_prefill
 from glinthawk.scheduler.sequence import Group, Phase, Sequence
 from glinthawk.scheduler.worker import WorkerState
 
@@ -71,16 +71,6 @@ class Scheduler:
         """Tell whether a sequence of `num_tokens` (prompt and output) could ever be held."""
         largest = self.largest_possible()
         return num_tokens <= (self.config.max_sequence_length if largest is None else largest)
-
-    def stranded(self) -> tuple[SequenceId, ...]:
-        """Return unfinished sequences that no present worker could hold (after a worker left);
-        they wait until one comes that can."""
-        workers = self._books.workers.values()
-        return tuple(
-            sequence.id
-            for sequence in self._books.sequences.values()
-            if not any(could_hold(worker, sequence) for worker in workers)
-        )
 
     def add(self, group: SequenceGroup) -> None:
         """Queue a request. Raises InvalidRequest, with both sizes, when it can never fit."""
@@ -137,12 +127,6 @@ class Scheduler:
 
         `finished`: sequences that end with their sampled token, by the caller's judgement."""
         return commit_step(self._books, result, finished or {})
-
-    def revert(self, lane: LaneId, step: int, *, recompute: bool = False) -> None:
-        """Undo a step that its worker refused (nothing changed there).
-
-        With `recompute` its sequences are prefilled again (the worker lost their state)."""
-        revert_step(self._books, lane, step, recompute=recompute)
 
     def find_step(self, lane: LaneId, step: int) -> StepPlan | None:
         """Return a step in flight; None for one that came back, or whose worker was removed."""
@@ -225,6 +209,7 @@ class Scheduler:
         )
         group.members.append(sequence)
         self._books.sequences[sequence.id] = sequence
+        self._books.lengths.begin(group.flow.name, sequence.id)
         has_output = sequence.num_generated > 0
         if is_lead or has_output or group.fork_tokens == 0:
             self._books.queue.append(sequence)

@@ -93,12 +93,6 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.flying.append(plan)
         self.scheduler.check_integrity()
 
-    @rule(recompute=st.booleans())
-    def refuse_all(self, recompute: bool) -> None:
-        for plan in self.scheduler.plan():
-            self.scheduler.revert(plan.lane, plan.step, recompute=recompute)
-            self.scheduler.check_integrity()
-
     @precondition(lambda self: self.flying)
     @rule(data=st.data())
     def commit(self, data: st.DataObject) -> None:

@@ -21,6 +21,16 @@ class JobMetrics:
         self._jobs = Gauge(
             "glinthawk_jobs", "Batches that are not final.", ("status",), registry=registry
         )
+        self._failures = Counter(
+            "glinthawk_job_failures",
+            "Attempts to prepare or finish a batch that failed or hung; each is made again.",
+            registry=registry,
+        )
+        self._stuck = Gauge(
+            "glinthawk_jobs_stuck",
+            "Batches that do not get on for a reason of the gateway's own.",
+            registry=registry,
+        )
         for outcome in (COMPLETED, FAILED):
             self._lines.labels(outcome)
 
@@ -29,8 +39,13 @@ class JobMetrics:
         self._lines.labels(COMPLETED).inc(num_completed)
         self._lines.labels(FAILED).inc(num_failed)
 
-    def show_jobs(self, statuses: list[BatchStatus]) -> None:
+    def count_failure(self) -> None:
+        """Count an attempt that failed or hung."""
+        self._failures.inc()
+
+    def show_jobs(self, statuses: list[BatchStatus], *, num_stuck: int) -> None:
         """Show how many batches stand in each status; of the final ones none are counted."""
+        self._stuck.set(num_stuck)
         for status in BatchStatus:
             if not status.is_final:
                 self._jobs.labels(str(status)).set(statuses.count(status))

@@ -36,7 +36,7 @@ from typing import Any, BinaryIO
 from glinthawk.gateway.store.batches import BatchTable
 from glinthawk.gateway.store.blobs import BlobFolder
 from glinthawk.gateway.store.database import Database
-from glinthawk.gateway.store.failures import translate_file_failures
+from glinthawk.gateway.store.failures import at_folder, translate_file_failures
 from glinthawk.gateway.store.files import FileTable
 from glinthawk.gateway.store.folder_lock import FolderLock
 from glinthawk.gateway.store.interface import Store
@@ -215,7 +215,14 @@ def open_store(
             does not fit.
         StoreUnavailable: the folder cannot be written now.
     """
-    with translate_file_failures(data_dir):
+    with at_folder(data_dir):
+        return _open(data_dir, beside_gateway, busy_timeout_s, clock)
+
+
+def _open(
+    data_dir: Path, beside_gateway: bool, busy_timeout_s: float, clock: Callable[[], float]
+) -> SqlStore:
+    with translate_file_failures():
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = None if beside_gateway else FolderLock(data_dir)
     database = Database(data_dir, busy_timeout_s=busy_timeout_s)

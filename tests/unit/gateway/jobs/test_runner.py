@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from glinthawk.gateway.http.errors import build_error
+from glinthawk.gateway.requests import UnknownModel
 from glinthawk.gateway.store.records import BatchStatus, RequestCounts
 from glinthawk.gateway.store.sql import open_store
 from unit.gateway.jobs.factories import (
@@ -82,8 +84,12 @@ def test_bad_lines_go_to_the_error_file_and_the_rest_runs(tmp_path: Path) -> Non
             for line in errors
             if line["custom_id"] is not None
         }
-        assert found == {"chat": (400, "url"), "body": (400, "top_p"), "model": (404, None)}
+        assert found == {"chat": (400, "url"), "body": (400, "top_p"), "model": (404, "model")}
         assert sum(line["custom_id"] is None for line in errors) == 2
+        (error,) = [one for one in errors if one["custom_id"] == "model"]
+        message = "the model 'other' does not exist; there is 'mine', 'ours'"
+        _, expected = build_error(UnknownModel(message))
+        assert error["response"]["body"] == expected, "the same as over HTTP"
 
 
 @pytest.mark.parametrize(
