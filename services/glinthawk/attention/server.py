@@ -5,7 +5,6 @@
 What it shares with a stage (listening, signals, membership) is `wire.member`.
 """
 
-import os
 from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry
@@ -14,7 +13,7 @@ from glinthawk.attention.intake import Forget, Intake, NewView, Stop
 from glinthawk.attention.interface import AttentionBackend
 from glinthawk.attention.selection import is_kernel_built, select_backend
 from glinthawk.attention.worker import AttentionWorker
-from glinthawk.config import AttentionConfig
+from glinthawk.config import AttentionConfig, count_memory
 from glinthawk.core.dtype import DType
 from glinthawk.core.geometry import KVGeometry
 from glinthawk.errors import InvalidConfig
@@ -43,12 +42,12 @@ def run_attention(config: AttentionConfig) -> int:
 
 
 def _check_memory(kv_memory: int) -> None:
-    """Refuse KV memory that this machine does not have; pages are only taken when written."""
-    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if kv_memory > physical:
+    """Refuse KV memory that is not to be had; pages are only taken when written."""
+    there_is = count_memory()
+    if kv_memory > there_is:
         raise InvalidConfig(
-            f"kv_memory {kv_memory} is above the {physical} bytes of memory that this machine "
-            "has; lower it"
+            f"kv_memory {kv_memory} is above the {there_is} bytes of memory that this process "
+            "may use (the machine's, or its container's limit); lower it, or raise the limit"
         )
 
 

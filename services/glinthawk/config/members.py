@@ -18,12 +18,12 @@ from glinthawk.config.fields import (
     Revision,
     SecretFile,
 )
+from glinthawk.config.machine import count_cores
 from glinthawk.config.values import (
     Address,
     Config,
     Port,
     Size,
-    count_cores,
     read_secret,
 )
 

@@ -311,6 +311,7 @@ class Engine:
         self._metrics.kv_demanded_bytes.set(stats.kv_demanded_bytes)
         self._metrics.kv_capacity_bytes.set(stats.kv_capacity_bytes)
         self._metrics.queue_depth.set(stats.num_waiting)
+        self._metrics.lanes.set(sum(rows > 0 for rows in stats.lane_rows))
         self.stats = EngineStats(
             tokens_in=self._requests.totals.tokens_in,
             tokens_out=self._requests.totals.tokens_out,

@@ -254,6 +254,7 @@ class _Gateway:
             self._launcher.revive()
         self._inspector.tick()
         is_ready = self._generation.is_ready
+        self._metrics.ready.set(is_ready)
         if is_ready != self._was_ready:
             self._was_ready = is_ready
             log.info("ready" if is_ready else "not_ready")

@@ -253,7 +253,4 @@ class JobRunner:
         self._shown_at_s = now_s
         jobs = [job.measure(now_s) for job in self._feeder.jobs.values()]
         self._progress = (*self._chores.progress(), *jobs)
-        self._services.metrics.show_jobs(
-            [item.status for item in self._progress],
-            num_stuck=sum(item.problem is not None for item in self._progress),
-        )
+        self._services.metrics.show_jobs(self._progress)
