@@ -7,6 +7,7 @@ Knows no clock, network, torch or text. The engine drives one `Scheduler`:
     plan() -> steps to send now, in this order      (sent steps are in flight)
     commit(result, finished) -> Committed           a step came back
     revert(lane, step)                              a worker refused a step: nothing changed
+    movable(name), start_move, end_move             a sequence's KV goes to another worker
     find_step(lane, step), worker_load(name)
     prefill_first, stats(), check_integrity()
 
@@ -31,6 +32,8 @@ from glinthawk.scheduler.data import (
     Finished,
     FinishReason,
     Flow,
+    Movable,
+    MoveOrder,
     SchedulerStats,
     SequenceGroup,
     WorkerLoad,
@@ -44,6 +47,8 @@ __all__ = [
     "Finished",
     "Flow",
     "LaneTimings",
+    "Movable",
+    "MoveOrder",
     "ReadyItem",
     "Scheduler",
     "SchedulerConfig",

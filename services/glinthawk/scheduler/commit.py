@@ -27,7 +27,8 @@ def commit_step(
         return None
     sampled = _match(flight, result)
     _land(books, flight)
-    flight.worker.unreleased.difference_update(flight.plan.releases)
+    for released in flight.plan.releases:
+        flight.worker.unreleased.pop(released, None)
     accepted: list[SequenceId] = []
     endings: Endings = []
     for sequence, token in zip(flight.sequences, sampled, strict=True):
@@ -62,6 +63,8 @@ def revert_step(books: Books, lane: LaneId, step: int, *, recompute: bool) -> No
     flight.worker.releases = list(flight.plan.releases) + flight.worker.releases
     for sequence in flight.introduced:
         sequence.known = False
+    for sequence in flight.arrived:
+        sequence.unregistered = True
     for sequence, start in zip(flight.sequences, flight.plan.starts.tolist(), strict=True):
         if flight.lane is None:
             sequence.prefilled = start
