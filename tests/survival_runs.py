@@ -144,9 +144,9 @@ class Deployment:
         self.stages[index] = self._start("stage", name, *options, *parts)
         return self.stages[index]
 
-    def start_worker(self, name: str, *options: str, kv_memory: str = "8MiB") -> Process:
+    def start_worker(self, name: str, kv_memory: str = "8MiB") -> Process:
         """Start an attention worker."""
-        self.workers[name] = self._start("attention", name, "--kv-memory", kv_memory, *options)
+        self.workers[name] = self._start("attention", name, "--kv-memory", kv_memory)
         return self.workers[name]
 
     def start_engine(self) -> None:

@@ -44,15 +44,13 @@ def deploy(model: Path, tmp_path: Path) -> Iterator[Deploy]:
     """Start tiers and give them the requests; return when many tokens are there."""
     made: list[Deployment] = []
 
-    def begin(
-        *workers: str, num_stages: int = 1, worker_options: tuple[str, ...] = ()
-    ) -> Deployment:
+    def begin(*workers: str, num_stages: int = 1) -> Deployment:
         deployment = Deployment(model, tmp_path, num_stages=num_stages)
         made.append(deployment)
         for index in range(num_stages):
             deployment.start_stage(index)
         for name in workers:
-            deployment.start_worker(name, *worker_options)
+            deployment.start_worker(name)
         deployment.start_engine()
         for name in workers:
             deployment.wait_for_state(name, WorkerState.ACTIVE)
@@ -74,7 +72,7 @@ def test_a_killed_worker_costs_nothing_but_time(
     deploy: Deploy, undisturbed: dict[int, Completion]
 ) -> None:
     deployment = deploy("w0", "w1")
-    assert deployment.figures("w1").num_sequences > 0
+    wait_for(lambda: deployment.figures("w1").num_sequences > 0, "sequences on w1")
     deployment.workers["w1"].kill()
     deployment.wait_for_state("w1", WorkerState.LOST)
     finish(deployment, undisturbed)
@@ -154,15 +152,11 @@ def test_the_only_stage_may_be_frozen(deploy: Deploy, undisturbed: dict[int, Com
     deployment.wait_for_empty("w0")
 
 
-@pytest.mark.parametrize("transport", ["tcp", "grpc"])
 def test_a_drained_worker_hands_its_sequences_over_and_nothing_is_computed_again(
-    deploy: Deploy,
-    undisturbed: dict[int, Completion],
-    monkeypatch: pytest.MonkeyPatch,
-    transport: str,
+    deploy: Deploy, undisturbed: dict[int, Completion], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(evacuation, "SHARE_OF_TIME", 0.0)  # nothing may stay and end there
-    deployment = deploy("w0", "w1", worker_options=("--transport", transport))
+    deployment = deploy("w0", "w1")
     deployment.engine.drain("w1", WAIT_S)
     deployment.wait_for_state("w1", WorkerState.DRAINED)
     deployment.wait_for_empty("w1")
