@@ -56,8 +56,9 @@ class Copier(Protocol):
 
 @dataclass
 class _Watch:
-    """A draining worker. seen: when a sequence was first looked at, and what it had generated.
-    failures: copies in a row that failed, by target."""
+    """A draining worker. seen: when a sequence was first looked at, and what it had generated;
+    it is not always there to be looked at, for its lane may be in flight. failures: copies in a
+    row that failed, by target."""
 
     seen: dict[SequenceId, tuple[float, int]] = field(default_factory=dict)
     failures: dict[str, int] = field(default_factory=dict)
@@ -113,10 +114,8 @@ class Evacuation:
     def _empty(self, name: str, watch: _Watch, now: float, until: float) -> None:
         """Begin as many copies as may be under way at once, longest rest first."""
         movable = self._scheduler.movable(name)
-        watch.seen = {
-            item.sequence: watch.seen.get(item.sequence, (now, item.num_generated))
-            for item in movable
-        }
+        for item in movable:
+            watch.seen.setdefault(item.sequence, (now, item.num_generated))
         leaving = [item for item in movable if not _would_end(watch, item, now, until)]
         leaving.sort(key=lambda item: -item.expected_rest)
         excluded = {target for target, num in watch.failures.items() if num >= MOST_FAILURES}
