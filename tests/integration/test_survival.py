@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from factories_models import make_tiny_model
+from glinthawk.gateway import evacuation
 from glinthawk.gateway.engine import Completion
 from glinthawk.gateway.workers import WorkerState
 from survival_runs import (
@@ -154,6 +155,33 @@ def test_the_only_stage_may_be_frozen(deploy: Deploy, undisturbed: dict[int, Com
     deployment.stages[0].freeze()
     wait_for(lambda: not deployment.tiers.is_ready, "the loss of the stage")
     deployment.stages[0].thaw()
+    finish(deployment, undisturbed)
+    deployment.wait_for_empty("w0")
+
+
+def test_a_drained_worker_hands_its_sequences_over_and_nothing_is_computed_again(
+    deploy: Deploy, undisturbed: dict[int, Completion], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evacuation, "SHARE_OF_TIME", 0.0)  # nothing may stay and end there
+    deployment = deploy("w0", "w1")
+    deployment.engine.drain("w1", WAIT_S)
+    deployment.wait_for_state("w1", WorkerState.DRAINED)
+    deployment.wait_for_empty("w1")
+    finish(deployment, undisturbed)
+    stats = deployment.engine.stats.scheduler
+    assert stats.moved_tokens > 0
+    assert stats.recomputed_tokens == 0
+    deployment.wait_for_empty("w0")
+
+
+def test_a_worker_killed_while_it_hands_over_costs_nothing_but_time(
+    deploy: Deploy, undisturbed: dict[int, Completion], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evacuation, "SHARE_OF_TIME", 0.0)
+    deployment = deploy("w0", "w1")
+    deployment.engine.drain("w1", WAIT_S)
+    wait_for(lambda: deployment.engine.stats.scheduler.moved_tokens > 0, "the first copy")
+    deployment.workers["w1"].kill()
     finish(deployment, undisturbed)
     deployment.wait_for_empty("w0")
 

@@ -83,7 +83,8 @@ def _build_figures(document: Mapping[str, Any]) -> Table:
     )
     tokens = (
         f"{document['tokens_out_per_s']:,.1f} out per second; {document['tokens_in']:,} in, "
-        f"{document['tokens_out']:,} out, {document['recomputed_tokens']:,} recomputed"
+        f"{document['tokens_out']:,} out, {document['recomputed_tokens']:,} recomputed, "
+        f"{document['moved_tokens']:,} moved"
     )
     table = Table.grid(padding=(0, 2))
     for name, value in (

@@ -6,6 +6,7 @@ Knows no clock, network, torch or text. The engine drives one `Scheduler`:
     add(group), abort(ids)                          requests
     plan() -> steps to send now, in this order      (sent steps are in flight)
     commit(result, finished) -> Committed           a step came back
+    movable(name), start_move, end_move             a sequence's KV goes to another worker
     find_step(lane, step), worker_load(name)
     prefill_first, stats(), check_integrity()
 
@@ -30,6 +31,8 @@ from glinthawk.scheduler.data import (
     Finished,
     FinishReason,
     Flow,
+    Movable,
+    MoveOrder,
     SchedulerStats,
     SequenceGroup,
     WorkerLoad,
@@ -45,6 +48,8 @@ __all__ = [
     "Flow",
     "LaneTimings",
     "LearnedLengths",
+    "Movable",
+    "MoveOrder",
     "ReadyItem",
     "Scheduler",
     "SchedulerConfig",

@@ -27,7 +27,8 @@ def commit_step(
         return None
     sampled = _match(flight, result)
     _land(books, flight)
-    flight.worker.unreleased.difference_update(flight.plan.releases)
+    for released in flight.plan.releases:
+        flight.worker.unreleased.pop(released, None)
     accepted: list[SequenceId] = []
     endings: Endings = []
     for sequence, token in zip(flight.sequences, sampled, strict=True):

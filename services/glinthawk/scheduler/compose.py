@@ -24,6 +24,7 @@ def compose_decode(books: Books, worker: WorkerState, decode: DecodeRows) -> Ste
     else:
         sequences = [lane.members[row] for row in decode.rows.tolist()]
     forks, registrations = _introduce_forks(sequences)
+    arrived = _introduce_arrived(sequences)
     plan = StepPlan(
         kind=StepKind.DECODE,
         lane=lane.id,
@@ -36,7 +37,7 @@ def compose_decode(books: Books, worker: WorkerState, decode: DecodeRows) -> Ste
         tokens=lane.next_token[rows].astype(np.uint32),
         releases=_take_releases(worker),
         forks=forks,
-        registrations=registrations,
+        registrations=(*registrations, *(sequence.registration() for sequence in arrived)),
     )
     lane.flying = True
     flight = Flight(plan, worker, sequences, lane, decode.rows is None)
@@ -99,6 +100,14 @@ def _introduce_forks(
         sequence.fork_from = None
         sequence.known = True
     return tuple(forks), tuple(s.registration() for s in introduced)
+
+
+def _introduce_arrived(sequences: Iterable[Sequence]) -> list[Sequence]:
+    """Return those that came from another worker and step here for the first time."""
+    arrived = [sequence for sequence in sequences if sequence.unregistered]
+    for sequence in arrived:
+        sequence.unregistered = False
+    return arrived
 
 
 def _side_lane(books: Books, worker: WorkerState) -> LaneId:

@@ -36,6 +36,7 @@ from typing import Any, BinaryIO
 from glinthawk.gateway.store.batches import BatchTable
 from glinthawk.gateway.store.blobs import BlobFolder
 from glinthawk.gateway.store.database import Database
+from glinthawk.gateway.store.drain_rows import DrainTable
 from glinthawk.gateway.store.failures import at_folder, translate_file_failures
 from glinthawk.gateway.store.files import FileTable
 from glinthawk.gateway.store.folder_lock import FolderLock
@@ -45,6 +46,7 @@ from glinthawk.gateway.store.lines import LineTable
 from glinthawk.gateway.store.records import (
     BatchRecord,
     BatchStatus,
+    DrainRecord,
     FilePurpose,
     FileRecord,
     KeyRecord,
@@ -78,6 +80,7 @@ class SqlStore(Store):
         self._files = FileTable(database, blobs, clock)
         self._batches = BatchTable(database)
         self._lines = LineTable(database)
+        self._drains = DrainTable(database)
         self._keys = KeyTable(database)
 
     def add_file(
@@ -166,6 +169,18 @@ class SqlStore(Store):
     def drop_lines(self, batch_id: str) -> None:
         """See `Store`."""
         self._lines.drop(batch_id)
+
+    def put_drain(self, drain: DrainRecord) -> None:
+        """See `Store`."""
+        self._drains.put(drain)
+
+    def delete_drain(self, worker: str) -> None:
+        """See `Store`."""
+        self._drains.delete(worker)
+
+    def list_drains(self) -> Sequence[DrainRecord]:
+        """See `Store`."""
+        return self._drains.list()
 
     def add_key(self, key: KeyRecord) -> None:
         """See `Store`."""

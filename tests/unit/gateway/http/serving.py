@@ -201,7 +201,7 @@ def serve(
     )
     tiers.engine = engine
     generation.attach(engine)
-    engine.worker_joined(WorkerEntry("w", 300 * GEOMETRY.page_bytes, epoch=1, incarnation=1))
+    engine.worker_joined(WorkerEntry("w", 300 * GEOMETRY.page_bytes, epoch=1, instance="one"))
     jobs = RecordedJobs()
     services = HttpServices(
         generation,

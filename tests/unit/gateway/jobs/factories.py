@@ -239,7 +239,7 @@ class Gateway:
         self.tiers.engine = self.engine
         if is_attached:
             self.generation.attach(self.engine)
-        entry = WorkerEntry("w", 400 * GEOMETRY.page_bytes, epoch=1, incarnation=1)
+        entry = WorkerEntry("w", 400 * GEOMETRY.page_bytes, epoch=1, instance="one")
         self.engine.worker_joined(entry)
         self._thread = threading.Thread(target=self.engine.run, daemon=True)
         self._thread.start()
