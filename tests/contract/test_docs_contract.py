@@ -66,8 +66,8 @@ COMPUTED_DEFAULTS = {
     "_default_name": "host name and process id",
     "count_cores": "the cores of the process",
 }
-FOREIGN_OPTIONS = {"--model", "--no-deps"}
-"""Of pip and vllm, which the pages also name."""
+FOREIGN_OPTIONS = {"--model", "--no-deps", "--build-arg", "--force", "--previous"}
+"""Of pip, vllm, buildah and kubectl, which the pages also name."""
 
 # --- the generated pages
 
