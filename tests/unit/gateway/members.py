@@ -20,7 +20,7 @@ from glinthawk.wire.messages import (
 from glinthawk.wire.tickets import Hello
 from glinthawk.wire.transport import Connection
 
-WAIT_S = 15.0
+WAIT_S = 120.0
 
 MODEL = ModelConfig(
     architecture="LlamaForCausalLM",

@@ -38,7 +38,7 @@ class Gateway:
         self.cluster = Cluster(
             roster,
             next_epoch=self._next_epoch,
-            dial_options=DialOptions(role="gateway", timeout_s=5.0),
+            dial_options=DialOptions(role="gateway", timeout_s=60.0),
             metrics=ServiceMetrics(CollectorRegistry()),
         )
         self.cluster.attach(self.server)
