@@ -57,7 +57,7 @@ def test_build_tools_are_pinned() -> None:
 
 @pytest.mark.parametrize("image", WITHOUT_TORCH)
 def test_images_beside_the_stages_have_no_torch(image: str) -> None:
-    assert not {"torch", "safetensors", "triton"} & set(read_lock(image))
+    assert not {"torch", "triton"} & set(read_lock(image))
 
 
 def test_workers_have_no_tokenizers() -> None:
