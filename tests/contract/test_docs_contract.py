@@ -38,6 +38,7 @@ from glinthawk.config import (
     parse_size,
 )
 from glinthawk.errors import InvalidRequest
+from glinthawk.gateway.http.metrics import HttpMetrics
 from glinthawk.gateway.jobs.metrics import JobMetrics
 from glinthawk.gateway.neutral_fields import CHAT_FIELDS, COMPLETION_FIELDS, refuse_unsupported
 from glinthawk.gateway.requests import BatchLine, parse_line
@@ -70,8 +71,8 @@ COMPUTED_DEFAULTS = {
     "_default_name": "host name and process id",
     "count_cores": "the cores of the process",
 }
-FOREIGN_OPTIONS = {"--model", "--no-deps"}
-"""Of pip and vllm, which the pages also name."""
+FOREIGN_OPTIONS = {"--model", "--no-deps", "--build-arg", "--force", "--previous"}
+"""Of pip, vllm, buildah and kubectl, which the pages also name."""
 
 # --- the generated pages
 
@@ -118,9 +119,9 @@ METRICS_HEAD = """\
 This page is generated from the code.
 
 Every process offers `/metrics` for Prometheus on a port of its own (`--metrics-port`). The names
-are the same in all of them, but for those of batches, which a gateway alone has; it shows all of
-its own on the port of its API too. Those that a process's role does not move stay at 0. Times are
-in seconds, sizes in bytes. Prompts and tokens never appear.
+are the same in all of them, but for those of batches and of HTTP calls, which a gateway alone has;
+it shows all of its own on the port of its API too. Those that a process's role does not move stay
+at 0. Times are in seconds, sizes in bytes. Prompts and tokens never appear, nor do ids.
 [Operations](operations.md#what-to-watch) says which to watch.
 
 | name | type | meaning |
@@ -194,6 +195,7 @@ def list_metrics() -> list[tuple[str, MetricWrapperBase]]:
     metrics = [
         *vars(ServiceMetrics(CollectorRegistry())).values(),
         *vars(JobMetrics(CollectorRegistry())).values(),
+        *vars(HttpMetrics(CollectorRegistry())).values(),
     ]
     return [(shown_name(one), one) for one in metrics if isinstance(one, MetricWrapperBase)]
 
@@ -212,8 +214,8 @@ def render_metrics() -> str:
         (family,) = metric.collect()
         parts.append(f"| `{name}` | {family.type} | {family.documentation} |\n")
         if isinstance(metric, Histogram):
-            bounds = [s.labels["le"] for s in family.samples if s.name.endswith("_bucket")]
-            buckets.setdefault(", ".join(f"{float(b):g}" for b in bounds[:-1]), []).append(name)
+            bounds = metric._upper_bounds[:-1]  # samples come with labels only
+            buckets.setdefault(", ".join(f"{bound:g}" for bound in bounds), []).append(name)
     parts.append(METRICS_TAIL)
     for limits, names in buckets.items():
         parts.append(f"\n- {', '.join(f'`{name}`' for name in names)}:\n  {limits}\n")
