@@ -254,6 +254,27 @@ def bench_chaos(json_file: Path | None, **arguments: Any) -> int:
     return finish(run_chaos_bench(ChaosBenchSettings(**arguments)), json_file)
 
 
+@bench.command("drain", context_settings=CONTEXT)
+@click.option("--sequences", type=int, default=8, show_default=True, help="That are moved.")
+@click.option(
+    "--contexts", default="256,1024,2048", show_default=True, help="Prompt lengths, by commas."
+)
+@click.option("--tokens", type=int, default=4000, show_default=True, help="At most, for each.")
+@click.option("--runs", type=int, default=3, show_default=True, help="Of each; medians count.")
+@click.option("--deadline-s", type=float, default=60.0, show_default=True, help="Of the drain.")
+@click.option("--dtype", default="bfloat16", show_default=True, help="Format of the weights.")
+@click.option("--model", default="smollm2-135m", show_default=True, help="As for `up`.")
+@click.option("--kv-memory", default="2GiB", show_default=True, help="Of each worker.")
+@_json_option
+def bench_drain(json_file: Path | None, contexts: str, **arguments: Any) -> int:
+    """Drain a worker by copying its sequences' KV, against computing it again."""
+    from glinthawk.bench.drain import DrainBenchSettings, parse_contexts, run_drain_bench
+    from glinthawk.bench.report import finish
+
+    settings = DrainBenchSettings(contexts=parse_contexts(contexts), **arguments)
+    return finish(run_drain_bench(settings), json_file)
+
+
 def _configure_logging(level: str, log_format: str, role: str, name: str) -> None:
     from glinthawk.telemetry.logging import configure_logging
 

@@ -4,10 +4,11 @@ Values come from defaults, then a YAML file (`--config`), then the environment, 
 line; `load_config` merges them once, for `cli.py`. The name of a field is its name everywhere: in
 the file, as `GLINTHAWK_<FIELD>` or `GLINTHAWK_<ROLE>_<FIELD>`, and as `--field` for the command.
 
-    values     kinds of values           members    stages, attention workers
+    values     kinds of values           fields     settings that several have
     batch      the batch command         gateway    gateway, up
-    clients    status, drain, keys       loading    file, environment, command line
-    machine    cores and memory               fetch      fetch
+    members    stages, workers           clients    status, drain, keys
+    machine    cores, memory             loading    file, environment, command line
+    fetch      fetch
 """
 
 from glinthawk.config.batch import API_KEY_VARIABLE, BatchConfig, RemoteBatchConfig

@@ -29,6 +29,16 @@ class JobMetrics:
         self._jobs = Gauge(
             "glinthawk_jobs", "Batches that are not final.", ("status",), registry=registry
         )
+        self._failures = Counter(
+            "glinthawk_job_failures",
+            "Attempts to prepare or finish a batch that failed or hung; each is made again.",
+            registry=registry,
+        )
+        self._stuck = Gauge(
+            "glinthawk_jobs_stuck",
+            "Batches that do not get on for a reason of the gateway's own.",
+            registry=registry,
+        )
         self._rates = self._by_batch("job_tokens_per_second", "Tokens in and out of a batch.")
         self._open = self._by_batch("job_open_lines", "Lines of a batch without an answer.")
         self._left = self._by_batch(
@@ -42,10 +52,15 @@ class JobMetrics:
         self._lines.labels(COMPLETED).inc(num_completed)
         self._lines.labels(FAILED).inc(num_failed)
 
+    def count_failure(self) -> None:
+        """Count an attempt that failed or hung."""
+        self._failures.inc()
+
     def show_jobs(self, jobs: Sequence[JobProgress]) -> None:
         """Show how many batches stand in each status, and how the first of them advance; of the
         final ones none are counted."""
         statuses = [job.status for job in jobs]
+        self._stuck.set(sum(job.problem is not None for job in jobs))
         for status in BatchStatus:
             if not status.is_final:
                 self._jobs.labels(str(status)).set(statuses.count(status))
