@@ -5,10 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test lint proto crd sanitizers acceptance bench clean
+.PHONY: help demo test lint proto crd sanitizers acceptance bench images locks chart clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 $(STAMP): pyproject.toml CMakeLists.txt $(wildcard services/glinthawk/attention/kernel/*.cpp services/glinthawk/attention/kernel/*.h services/glinthawk/attention/kernel/*.hpp)
 	@command -v $(PYTHON) >/dev/null || { echo "glinthawk needs Python 3.11 or newer: $(PYTHON) is not on the PATH (make PYTHON=python3 ...)"; exit 2; }
@@ -50,6 +50,31 @@ bench: $(STAMP)  ## the benchmarks, each with its baseline in the same run
 	$(BIN)/glinthawk bench attention
 	$(BIN)/glinthawk bench transport
 	$(BIN)/glinthawk bench batch
+
+# Images. BASE: an image of Debian or Ubuntu with Python 3.11 or newer; STAGE_BASE: the one of stages,
+# such as one with CUDA. PREFIX: before the names, such as registry/project/. BUILD: what builds.
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+BASE ?= python:3.11-slim-bookworm
+STAGE_BASE ?= $(BASE)
+TAG ?= $(VERSION)
+PREFIX ?=
+BUILD ?= buildah bud
+BUILD_ARGS ?=
+IMAGES := operator gateway stage attention
+
+images: $(IMAGES:%=image-%)  ## build the images: BASE=IMAGE TAG=TAG BUILD='buildah bud'
+
+image-%:
+	$(BUILD) --build-arg BASE=$(if $(filter stage,$*),$(STAGE_BASE),$(BASE)) --build-arg VERSION=$(VERSION) $(BUILD_ARGS) \
+	    --tag $(PREFIX)glinthawk-$*:$(TAG) --file services/images/$*.Dockerfile .
+
+locks: $(STAMP)  ## pin anew what the images install
+	$(BIN)/python services/images/lock.py
+
+chart: $(STAMP)  ## generate the chart's dashboards again, and copy the resource's definition
+	PYTHONPATH=charts $(BIN)/python -m dashboards
+	rm -rf charts/glinthawk/files/crds && mkdir -p charts/glinthawk/files/crds
+	cp crds/*.yaml charts/glinthawk/files/crds/
 
 clean:  ## remove what was built
 	rm -rf $(VENV) build .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -16,9 +16,9 @@ from glinthawk.bench.chaos import ENDPOINT, ChaosBenchSettings, build_lines
 from glinthawk.bench.client import ApiClient, Patient
 from glinthawk.bench.fleet import Life, find_ports, wait_until
 
-START_S = 120.0
-STUCK_S = 120.0
-GONE_S = 30.0
+START_S = 180.0
+STUCK_S = 180.0
+GONE_S = 60.0
 
 
 def make_lines(model: Path, num_requests: int, num_tokens: int) -> list[dict[str, Any]]:

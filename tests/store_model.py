@@ -13,6 +13,7 @@ from glinthawk.gateway.store.interface import Store
 from glinthawk.gateway.store.records import (
     BatchRecord,
     BatchStatus,
+    DrainRecord,
     FilePurpose,
     FileRecord,
     KeyRecord,
@@ -35,6 +36,7 @@ class ModelStore(Store):
         self.batches: dict[str, BatchRecord] = {}
         self.lines: dict[str, dict[int, LineRecord]] = {}
         self.results: dict[str, dict[int, LineResult]] = {}
+        self.drains: dict[str, DrainRecord] = {}
         self.keys: list[KeyRecord] = []
 
     def add_file(
@@ -166,6 +168,15 @@ class ModelStore(Store):
             raise InvalidRequest("not final")
         self.lines[batch_id] = {}
         self.results[batch_id] = {}
+
+    def put_drain(self, drain: DrainRecord) -> None:
+        self.drains[drain.worker] = drain
+
+    def delete_drain(self, worker: str) -> None:
+        self.drains.pop(worker, None)
+
+    def list_drains(self) -> Sequence[DrainRecord]:
+        return sorted(self.drains.values(), key=lambda drain: drain.worker)
 
     def add_key(self, key: KeyRecord) -> None:
         if any(other.name == key.name and other.revoked_at is None for other in self.keys):

@@ -30,8 +30,14 @@ from glinthawk.telemetry.metrics import ServiceMetrics
 from glinthawk.wire.control import fetch_description
 from glinthawk.wire.grpc_server import GrpcServer
 
-WAIT_S = 90.0
-LEASE_S = 2.0
+WAIT_S = 180.0
+LEASE_S = 30.0
+"""Long, so that a member that a loaded machine holds up is not taken for lost; who is killed is
+missed at once."""
+
+SHORT_LEASE_S = 2.0
+"""For members that are frozen: nothing but the lease tells."""
+
 VOCABULARY = 300
 """Token ids of prompts are below this, in every tiny model."""
 
@@ -96,7 +102,9 @@ class Process:
 class Deployment:
     """Tiers of a tiny model: one gateway here, the members as processes."""
 
-    def __init__(self, model: Path, folder: Path, *, num_stages: int = 1) -> None:
+    def __init__(
+        self, model: Path, folder: Path, *, num_stages: int = 1, lease_s: float = LEASE_S
+    ) -> None:
         self._model = model
         self._folder = folder
         self._num_stages = num_stages
@@ -117,7 +125,7 @@ class Deployment:
             kv_dtype=None,
             max_sequence_length=1024,
             lanes=LaneSettings(2, 64, 4, 256),
-            lease_s=LEASE_S,
+            lease_s=lease_s,
         )
         self.server = GrpcServer("127.0.0.1", 0)
         self.tiers = Tiers(
@@ -170,6 +178,10 @@ class Deployment:
     def figures(self, name: str) -> WorkerFigures:
         """Return how a worker stands."""
         return next(item for item in self.engine.stats.workers if item.name == name)
+
+    def measure_busy_s(self, name: str) -> float:
+        """Return how long a worker has computed since it was started, as it says itself."""
+        return fetch_description(self.tiers.cluster.addresses()[name]).stats["busy_seconds"]
 
     def wait_for_state(self, name: str, state: WorkerState) -> None:
         """Wait until the engine has a worker in a state."""

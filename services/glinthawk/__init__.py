@@ -1,3 +1,3 @@
 """Glinthawk: large-language-model inference for throughput and cost, in two tiers."""
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"

@@ -1,5 +1,5 @@
 """The command line: `glinthawk batch | up | gateway | stage | attention | bench`, and what
-cli_operate.py adds: `keys | status | drain`.
+cli_operate.py adds: `keys | status | drain | version`.
 
 Options are made from the fields of the configuration, so that a name means the same everywhere.
 Rooms are imported when a command runs: an attention worker never loads torch, and `--help` is
@@ -7,16 +7,17 @@ quick. Exit codes: 0 done, 1 the run failed, 2 wrong usage or configuration, 130
 """
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any, cast
 
 import click
 
 from glinthawk import __version__
-from glinthawk.cli_operate import drain, keys, status
+from glinthawk.cli_operate import drain, keys, status, version
 from glinthawk.cli_options import CONTEXT, config_options
 from glinthawk.config import (
     AttentionConfig,
@@ -34,6 +35,7 @@ from glinthawk.errors import GlinthawkError, InvalidConfig, UnsupportedModel
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 128 + signal.SIGTERM
 
 
 @click.group(context_settings=CONTEXT)
@@ -43,7 +45,7 @@ def cli() -> None:
     GPUs (stages), KV cache and attention on plain CPU machines (attention workers)."""
 
 
-for command in (keys, status, drain):
+for command in (keys, status, drain, version):
     cli.add_command(command)
 
 
@@ -251,6 +253,27 @@ def bench_chaos(json_file: Path | None, **arguments: Any) -> int:
     return finish(run_chaos_bench(ChaosBenchSettings(**arguments)), json_file)
 
 
+@bench.command("drain", context_settings=CONTEXT)
+@click.option("--sequences", type=int, default=8, show_default=True, help="That are moved.")
+@click.option(
+    "--contexts", default="256,1024,2048", show_default=True, help="Prompt lengths, by commas."
+)
+@click.option("--tokens", type=int, default=4000, show_default=True, help="At most, for each.")
+@click.option("--runs", type=int, default=3, show_default=True, help="Of each; medians count.")
+@click.option("--deadline-s", type=float, default=60.0, show_default=True, help="Of the drain.")
+@click.option("--dtype", default="bfloat16", show_default=True, help="Format of the weights.")
+@click.option("--model", default="smollm2-135m", show_default=True, help="As for `up`.")
+@click.option("--kv-memory", default="2GiB", show_default=True, help="Of each worker.")
+@_json_option
+def bench_drain(json_file: Path | None, contexts: str, **arguments: Any) -> int:
+    """Drain a worker by copying its sequences' KV, against computing it again."""
+    from glinthawk.bench.drain import DrainBenchSettings, parse_contexts, run_drain_bench
+    from glinthawk.bench.report import finish
+
+    settings = DrainBenchSettings(contexts=parse_contexts(contexts), **arguments)
+    return finish(run_drain_bench(settings), json_file)
+
+
 def _configure_logging(level: str, log_format: str, role: str, name: str) -> None:
     from glinthawk.telemetry.logging import configure_logging
 
@@ -273,8 +296,20 @@ def _watch_parent(exit_with_parent: bool) -> None:
         end_with_parent()
 
 
+def _end_on_sigterm_as_first_process() -> None:
+    """Let SIGTERM end a container's first process, which the kernel protects from it, also before
+    a command has its own handler: a stage may load its weights for minutes."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        sys.exit(EXIT_TERMINATED)
+
+    if os.getpid() == 1:
+        signal.signal(signal.SIGTERM, end)
+
+
 def main() -> None:
     """Run the command line and exit with its code."""
+    _end_on_sigterm_as_first_process()
     try:
         code = cli.main(standalone_mode=False)
     except click.exceptions.Abort:

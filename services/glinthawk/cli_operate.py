@@ -1,16 +1,19 @@
-"""Commands for who runs a gateway: `glinthawk keys | status | drain`.
+"""Commands for who runs a gateway: `glinthawk keys | status | drain | version`.
 
 They are short, speak to a gateway or its store, and load neither a model nor torch.
 """
 
+import json
 import os
 from pathlib import Path
 from typing import Any
 
 import click
 
+from glinthawk import __version__
 from glinthawk.cli_options import CONTEXT, config_options
 from glinthawk.config import ControlConfig, KeysConfig, load_config
+from glinthawk.errors import InvalidConfig
 
 
 @click.group(context_settings=CONTEXT)
@@ -126,6 +129,30 @@ def drain(
         begin_drain(client, worker, deadline_s, console)
         if wait:
             follow_drain(client, worker, deadline_s, console)
+    return 0
+
+
+@click.command(context_settings=CONTEXT)
+@click.option("--protocol", is_flag=True, help="Also the protocol between processes, as JSON.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help="Also write it to this file, such as a container's termination message.",
+)
+def version(protocol: bool, output: Path | None) -> int:
+    """Print the version; processes work together only if their protocols are the same."""
+    text = __version__
+    if protocol:
+        from glinthawk.wire.frames import PROTOCOL_VERSION
+
+        text = json.dumps({"version": __version__, "protocol": PROTOCOL_VERSION})
+    click.echo(text)
+    if output is not None:
+        try:
+            output.write_text(text + "\n", encoding="utf-8")
+        except OSError as error:
+            raise InvalidConfig(f"--output {output} cannot be written: {error}") from error
     return 0
 
 

@@ -120,7 +120,12 @@ CASES = [
         "names the gpuResource",
         {"gpuTier.resources.limits": {"nvidia.com/gpu": 2}},
     ),
-    Case(KvCacheSpec, "below 1Mi", {"memoryTier.kvCache.memory": "512m"}),
+    Case(
+        KvCacheSpec,
+        "below 1Mi",
+        {"memoryTier.kvCache.memory": "512m"},
+        said="memory is 512m bytes, below 1Mi",
+    ),
     Case(ScalingSpec, "above maxReplicas", {"memoryTier.scaling.minReplicas": 2}),
     Case(
         MemoryTierSpec,
@@ -159,7 +164,12 @@ CASES = [
         "resources names memory",
         {"memoryTier.resources.requests": {"memory": "1Gi"}},
     ),
-    Case(MemoryTierSpec, "below 1Mi", {"memoryTier.memoryOverhead": "1k"}),
+    Case(
+        MemoryTierSpec,
+        "below 1Mi",
+        {"memoryTier.memoryOverhead": "1k"},
+        said="memoryOverhead is 1k bytes",
+    ),
     Case(GatewaySpec, "above maxLaneRows", {"gateway.minLaneRows": 257}),
     Case(GatewaySpec, "maxBodyBytes is below", {"gateway.maxBodyBytes": "16m"}),
     Case(GatewaySpec, "maxFileBytes is below", {"gateway.maxFileBytes": 0}),

@@ -1,7 +1,8 @@
-"""The custom resource on a real API server: what it takes, refuses and fills in, and what it says."""
+"""The custom resource on a real API server: what it takes, refuses, fills in and prints."""
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from glinthawk_operator.crd.rules import RULES
 from glinthawk_operator.crd.schema import build_crd
 from glinthawk_operator.crd.spec import GROUP, PLURAL, VERSION, GlinthawkDeploymentSpec
 
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "glinthawkdeployment.yaml"
 NAMESPACE = "glinthawk-test-resource"
 KIND_NAME = f"{PLURAL}.{GROUP}"
 SCALE = f"/apis/{GROUP}/{VERSION}/namespaces/{NAMESPACE}/{PLURAL}/{{name}}/scale"
@@ -108,12 +110,16 @@ def test_unknown_and_wrong_values_are_refused(server: ControlPlane) -> None:
         ({"gpuTier.stage": 2}, 'unknown field "spec.gpuTier.stage"'),
         ({"gpuTier.stages": 0}, "should be greater than or equal to 1"),
         ({"gpuTier.stages": ABSENT}, "Required value"),
-        ({"gpuTier.device": "tpu"}, 'supported values: "auto", "cuda", "cpu"'),
+        ({"gpuTier.device": "tpu"}, 'supported values: "auto", "cpu", "cuda"'),
         ({"memoryTier.kvCache.memory": "16GiB"}, "should match"),
     ):
         answer = attempt(server, None, changes, "wrong")
         assert answer.returncode != 0
         assert words in answer.stderr
+
+
+def test_the_example_is_taken(server: ControlPlane) -> None:
+    server.do("apply", "--dry-run=server", "-n", NAMESPACE, "-f", str(EXAMPLE))
 
 
 def test_explain_says_units_and_meanings(server: ControlPlane) -> None:

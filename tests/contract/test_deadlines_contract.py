@@ -2,12 +2,15 @@
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import pytest
 
 from glinthawk.core.dtype import DType
+from glinthawk.core.ids import SequenceId
+from glinthawk.core.step import StepKind
 from glinthawk.errors import PeerUnavailable
 from glinthawk.gateway.control_client import ControlClient
 from glinthawk.wire.control import Description, attach_control, fetch_description
@@ -21,6 +24,9 @@ from glinthawk.wire.messages import (
     Registration,
     View,
 )
+from glinthawk.wire.pages import PagesToSend, send_pages
+from unit.attention.factories import make_plan
+from unit.attention.live_worker import LiveWorker
 
 DEADLINE_S = 0.5
 AT_LAST_S = 30.0
@@ -103,6 +109,41 @@ def test_a_peer_that_does_not_answer_is_not_dialled_for_ever(mute: Mute, transpo
     options = DialOptions(transport=transport, role="stage", timeout_s=DEADLINE_S)
     with pytest.raises(PeerUnavailable, match=mute.address):
         dial(mute.address, "s", 1, options)
+
+
+def test_a_copy_that_is_not_answered_is_not_waited_for_for_ever(mute: Mute) -> None:
+    order = PagesToSend(1, SequenceId(7), 20, 1, "w1", "127.0.0.1:9", 1)
+    with pytest.raises(PeerUnavailable, match=mute.address):
+        send_pages(mute.address, order, secret=None, timeout_s=DEADLINE_S)
+
+
+def test_a_source_gives_a_copy_up_at_its_deadline_when_the_target_is_mute(mute: Mute) -> None:
+    source = LiveWorker("w0")
+    try:
+        source.stage.prefill(make_plan(StepKind.PREFILL, 1, 1, [(7, 0, 20)]))
+        left = iter([DEADLINE_S])
+        order = source.order_to(mute.address, 7, 20)
+        with pytest.raises(PeerUnavailable, match=mute.address):
+            source.sender.send(order, lambda: next(left, 0.0))
+    finally:
+        source.close()
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_copy_ends_at_its_deadline_when_a_worker_hangs(victim: int) -> None:
+    source, target = LiveWorker("w0"), LiveWorker("w1")
+    try:
+        source.stage.prefill(make_plan(StepKind.PREFILL, 1, 1, [(7, 0, 20)]))
+        (source, target)[victim].stop_computing()
+        order = source.order_to(target, 7, 20)
+        with pytest.raises(PeerUnavailable):
+            send_pages(source.address, order, secret=None, timeout_s=DEADLINE_S)
+        until = time.monotonic() + DEADLINE_S
+        with pytest.raises(PeerUnavailable):
+            source.sender.send(order, lambda: max(0.0, until - time.monotonic()))
+    finally:
+        source.close()
+        target.close()
 
 
 class Events:

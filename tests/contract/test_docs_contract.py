@@ -1,6 +1,6 @@
 """What the documentation says exists: commands, options, targets, links, fields and metrics.
 
-The two reference pages are generated here, which makes this file longer than others: what writes
+The reference pages are generated here, which makes this file longer than others: what writes
 a page and what compares it must not drift apart. After a change of a setting or a metric:
 
     PYTHONPATH=services .venv/bin/python tests/contract/test_docs_contract.py
@@ -9,6 +9,7 @@ a page and what compares it must not drift apart. After a change of a setting or
 import json
 import re
 import shlex
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from glinthawk.config import (
     parse_size,
 )
 from glinthawk.errors import InvalidRequest
+from glinthawk.gateway.http.metrics import HttpMetrics
 from glinthawk.gateway.jobs.metrics import JobMetrics
 from glinthawk.gateway.neutral_fields import CHAT_FIELDS, COMPLETION_FIELDS, refuse_unsupported
 from glinthawk.gateway.requests import BatchLine, parse_line
@@ -44,6 +46,10 @@ from glinthawk.telemetry.metrics import ServiceMetrics
 from glinthawk.wire.frames import FrameKind
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "operator")]  # when this file is run by itself
+
+from resource_page import render_resource  # noqa: E402
+
 DOCS = ROOT / "docs"
 PAGES = sorted([ROOT / "README.md", *DOCS.rglob("*.md")])
 CONFIGS: dict[str, type[BaseModel]] = {
@@ -65,8 +71,8 @@ COMPUTED_DEFAULTS = {
     "_default_name": "host name and process id",
     "count_cores": "the cores of the process",
 }
-FOREIGN_OPTIONS = {"--model", "--no-deps"}
-"""Of pip and vllm, which the pages also name."""
+FOREIGN_OPTIONS = {"--model", "--no-deps", "--build-arg", "--force", "--previous"}
+"""Of pip, vllm, buildah and kubectl, which the pages also name."""
 
 # --- the generated pages
 
@@ -113,9 +119,9 @@ METRICS_HEAD = """\
 This page is generated from the code.
 
 Every process offers `/metrics` for Prometheus on a port of its own (`--metrics-port`). The names
-are the same in all of them, but for those of batches, which a gateway alone has; it shows all of
-its own on the port of its API too. Those that a process's role does not move stay at 0. Times are
-in seconds, sizes in bytes. Prompts and tokens never appear.
+are the same in all of them, but for those of batches and of HTTP calls, which a gateway alone has;
+it shows all of its own on the port of its API too. Those that a process's role does not move stay
+at 0. Times are in seconds, sizes in bytes. Prompts and tokens never appear, nor do ids.
 [Operations](operations.md#what-to-watch) says which to watch.
 
 | name | type | meaning |
@@ -189,6 +195,7 @@ def list_metrics() -> list[tuple[str, MetricWrapperBase]]:
     metrics = [
         *vars(ServiceMetrics(CollectorRegistry())).values(),
         *vars(JobMetrics(CollectorRegistry())).values(),
+        *vars(HttpMetrics(CollectorRegistry())).values(),
     ]
     return [(shown_name(one), one) for one in metrics if isinstance(one, MetricWrapperBase)]
 
@@ -207,15 +214,19 @@ def render_metrics() -> str:
         (family,) = metric.collect()
         parts.append(f"| `{name}` | {family.type} | {family.documentation} |\n")
         if isinstance(metric, Histogram):
-            bounds = [s.labels["le"] for s in family.samples if s.name.endswith("_bucket")]
-            buckets.setdefault(", ".join(f"{float(b):g}" for b in bounds[:-1]), []).append(name)
+            bounds = metric._upper_bounds[:-1]  # samples come with labels only
+            buckets.setdefault(", ".join(f"{bound:g}" for bound in bounds), []).append(name)
     parts.append(METRICS_TAIL)
     for limits, names in buckets.items():
         parts.append(f"\n- {', '.join(f'`{name}`' for name in names)}:\n  {limits}\n")
     return "".join(parts)
 
 
-GENERATED = {"configuration.md": render_configuration, "metrics.md": render_metrics}
+GENERATED = {
+    "configuration.md": render_configuration,
+    "metrics.md": render_metrics,
+    "resource.md": render_resource,
+}
 
 
 @pytest.mark.parametrize("page", GENERATED)

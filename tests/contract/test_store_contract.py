@@ -13,6 +13,7 @@ from glinthawk.gateway.store.records import (
     BatchError,
     BatchRecord,
     BatchStatus,
+    DrainRecord,
     FilePurpose,
     KeyRecord,
     RequestCounts,
@@ -324,6 +325,21 @@ def test_a_batch_that_is_final_takes_no_result_and_may_forget_its_lines(store: S
     assert store.get_batch(batch.id) == done
     assert done.counts == RequestCounts(0, 1, 0)
     store.drop_lines(batch.id)
+
+
+# --- drains
+
+
+def test_the_latest_drain_of_a_worker_is_kept_until_it_is_deleted(store: Store) -> None:
+    first = DrainRecord("w1", "one", 1_700_000_000_123)
+    later = dataclasses.replace(first, until_ms=first.until_ms + 5)
+    other = DrainRecord("w0", "two", 5)
+    for drain in (first, other, later):
+        store.put_drain(drain)
+    assert list(store.list_drains()) == [other, later]
+    store.delete_drain("w1")
+    store.delete_drain("w1")
+    assert list(store.list_drains()) == [other]
 
 
 # --- keys, epochs, and what is not there

@@ -47,7 +47,8 @@ from unit.attention.factories import (
     read_rows,
 )
 
-WAIT_S = 30.0
+WAIT_S = 120.0
+LEASE_S = 8.0
 
 
 class Gateway:
@@ -75,7 +76,7 @@ class Gateway:
     def on_join(self, registration: Registration) -> Accepted | Refused:
         if self.refusal is not None:
             return Refused(self.refusal)
-        return Accepted(self.epoch, 2.0)
+        return Accepted(self.epoch, LEASE_S)
 
     def on_joined(self, registration: Registration) -> None:
         member = Member(Role.ATTENTION, registration.name, registration.address, epoch=self.epoch)

@@ -18,7 +18,7 @@ from glinthawk.bench.fleet import GATEWAY, FleetSettings, fleet_of, wait_until
 from glinthawk.bench.tally import Answer, Tally, compare, read_answers
 from killed_runs import START_S, create_batch, make_lines, read_batch, up
 
-NUM_REQUESTS = 300
+NUM_REQUESTS = 200
 NUM_TOKENS = 32
 """At most, for each request."""
 
@@ -26,7 +26,7 @@ OPTIONS = ("--stages", "2", "--attention-workers", "2", "--kv-memory", "2MiB")
 LONGEST_START_S = 4.0
 LONGEST_WORK_S = 1.0
 
-DEATHS = pytest.mark.parametrize("num_deaths", [4, pytest.param(20, marks=pytest.mark.acceptance)])
+DEATHS = pytest.mark.parametrize("num_deaths", [3, pytest.param(20, marks=pytest.mark.acceptance)])
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,11 @@ import pytest
 
 from batch_runs import completion, read_lines, write_lines
 from factories_models import make_tiny_model
+from glinthawk.bench.fleet import find_ports
 
 ROOT = Path(__file__).parents[2]
 INSTALL_S = 600
-ADDRESS = "127.0.0.1:17073"
+WAIT_S = 180.0
 
 
 def install(folder: Path, what: str, **environment: str) -> Path:
@@ -52,7 +53,8 @@ def test_gateway_and_worker_run_without_torch(tmp_path: Path) -> None:
     model = make_tiny_model("llama2", tmp_path / "model")
     source = write_lines(tmp_path / "in.jsonl", [completion("a", [4, 5, 6], max_tokens=6)])
     output = tmp_path / "out.jsonl"
-    peer = ("--gateway", ADDRESS, "--log-level", "error")
+    address = f"127.0.0.1:{find_ports(1)[0]}"
+    peer = ("--gateway", address, "--log-level", "error")
     processes = [
         subprocess.Popen(
             [sys.executable, "-m", "glinthawk", "stage", "--model", str(model), *peer]
@@ -66,18 +68,18 @@ def test_gateway_and_worker_run_without_torch(tmp_path: Path) -> None:
         done = subprocess.run(
             [
                 *(programs / "glinthawk", "batch", source, "--output", output),
-                *("--model", model, "--listen", ADDRESS),
+                *("--model", model, "--listen", address),
             ],
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=WAIT_S,
             check=False,
             env=clean_environment(),
         )
     finally:
         for process in processes:
             process.send_signal(signal.SIGTERM)
-        codes = [process.wait(20) for process in processes]
+        codes = [process.wait(WAIT_S) for process in processes]
     assert done.returncode == 0, done.stderr
     assert codes == [0, 0]
     assert len(read_lines(output)[0]["response"]["body"]["choices"][0]["token_ids"]) == 6
@@ -108,7 +110,7 @@ def test_without_a_compiler_it_installs_and_says_that_it_is_slow(tmp_path: Path)
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=WAIT_S,
         env=clean_environment(),
     )
     assert refused.returncode == 2

@@ -14,7 +14,7 @@ import pytest
 from factories_models import make_tiny_model
 from glinthawk.bench.client import StreamFigures
 from glinthawk.bench.fleet import wait_until
-from killed_runs import Up, create_batch, make_lines, read_batch, up
+from killed_runs import START_S, Up, create_batch, make_lines, read_batch, up
 
 PATH = "/v1/completions"
 NUM_WAVES = 3
@@ -51,7 +51,7 @@ def wait_until_empty(command: Up) -> None:
         seen = command.control.inspect()
         return seen["kv"]["used_bytes"] == 0 and seen["num_waiting"] == 0
 
-    wait_until(is_empty, "KV at 0 and nobody waiting", 30.0)
+    wait_until(is_empty, "KV at 0 and nobody waiting", START_S)
 
 
 def measure(command: Up) -> dict[str, int]:

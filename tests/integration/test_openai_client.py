@@ -242,6 +242,24 @@ def test_a_wrong_field_is_named(client: OpenAI) -> None:
     assert caught.value.code is None
 
 
+def test_a_prompt_that_does_not_fit_has_the_code_that_clients_look_for(client: OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.completions.create(model="tiny", prompt="x" * 500)
+    assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "prompt")
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(model="tiny", messages=MESSAGES, max_tokens=500)
+    assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "max_tokens")
+
+
+def test_every_answer_names_its_call(client: OpenAI) -> None:
+    answers = [client.chat.completions.create(model="tiny", messages=MESSAGES) for _ in range(2)]
+    with pytest.raises(openai.NotFoundError) as caught:
+        client.batches.retrieve("batch_none")
+    ids = {*(answer._request_id for answer in answers), caught.value.request_id}
+    assert len(ids) == 3
+    assert all(one is not None and one.startswith("req_") for one in ids)
+
+
 def test_a_wrong_key_is_refused(served: Served) -> None:
     with (
         OpenAI(api_key="wrong", base_url=f"{served.url}/v1", max_retries=0) as client,

@@ -84,13 +84,14 @@ def test_topology_and_set_backs_do_not_change_tokens(
     assert_same(all_tokens(run), crowd, most=1)
 
 
+@pytest.mark.parametrize(
+    "index", [11, *(pytest.param(index, marks=pytest.mark.acceptance) for index in (3, 28))]
+)
 def test_a_request_alone_gives_what_it_gave_in_the_crowd(
-    model: Path, crowd: dict[str, list[list[int]]], tmp_path: Path
+    model: Path, crowd: dict[str, list[list[int]]], tmp_path: Path, index: int
 ) -> None:
-    for index in (3, 11, 28):
-        lines = [make_requests()[index]]
-        run = run_batch(tmp_path, lines, "--model", str(model), *COMMON, name=f"alone{index}")
-        assert_same(all_tokens(run), crowd, most=0)
+    run = run_batch(tmp_path, [make_requests()[index]], "--model", str(model), *COMMON)
+    assert_same(all_tokens(run), crowd, most=0)
 
 
 def test_choices_of_one_request_differ(crowd: dict[str, list[list[int]]]) -> None:

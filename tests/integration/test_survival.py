@@ -6,15 +6,23 @@ from pathlib import Path
 import pytest
 
 from factories_models import make_tiny_model
+from glinthawk.gateway import evacuation
 from glinthawk.gateway.engine import Completion
 from glinthawk.gateway.workers import WorkerState
-from survival_runs import WAIT_S, Deployment, assert_same_texts, make_requests, wait_for
+from survival_runs import (
+    SHORT_LEASE_S,
+    WAIT_S,
+    Deployment,
+    assert_same_texts,
+    make_requests,
+    wait_for,
+)
 
 NUM_REQUESTS = 40
-NUM_TOKENS = 120
+NUM_TOKENS = 60
 REQUESTS = make_requests(NUM_REQUESTS, NUM_TOKENS)
-SOME_TOKENS = 900
-"""Of 6,000: everything is under way, and nothing near its end."""
+SOME_TOKENS = 500
+"""Of 3,000: everything is under way, and nothing near its end."""
 
 Deploy = Callable[..., Deployment]
 
@@ -43,8 +51,8 @@ def deploy(model: Path, tmp_path: Path) -> Iterator[Deploy]:
     """Start tiers and give them the requests; return when many tokens are there."""
     made: list[Deployment] = []
 
-    def begin(*workers: str, num_stages: int = 1) -> Deployment:
-        deployment = Deployment(model, tmp_path, num_stages=num_stages)
+    def begin(*workers: str, num_stages: int = 1, **settings: float) -> Deployment:
+        deployment = Deployment(model, tmp_path, num_stages=num_stages, **settings)
         made.append(deployment)
         for index in range(num_stages):
             deployment.start_stage(index)
@@ -71,7 +79,7 @@ def test_a_killed_worker_costs_nothing_but_time(
     deploy: Deploy, undisturbed: dict[int, Completion]
 ) -> None:
     deployment = deploy("w0", "w1")
-    assert deployment.figures("w1").num_sequences > 0
+    wait_for(lambda: deployment.figures("w1").num_sequences > 0, "sequences on the worker")
     deployment.workers["w1"].kill()
     deployment.wait_for_state("w1", WorkerState.LOST)
     finish(deployment, undisturbed)
@@ -91,7 +99,7 @@ def test_the_only_worker_may_die_and_another_take_its_place(
 def test_a_frozen_worker_is_given_up_and_begins_empty_when_it_thaws(
     deploy: Deploy, undisturbed: dict[int, Completion]
 ) -> None:
-    deployment = deploy("w0", "w1")
+    deployment = deploy("w0", "w1", lease_s=SHORT_LEASE_S)
     deployment.workers["w1"].freeze()
     deployment.wait_for_state("w1", WorkerState.LOST)
     deployment.wait_for_tokens(2 * SOME_TOKENS)
@@ -108,8 +116,8 @@ def test_a_worker_that_joins_takes_sequences_and_stops_nothing(
     deployment.start_worker("w1")
     deployment.wait_for_state("w1", WorkerState.ACTIVE)
     deployment.submit(REQUESTS, first_key=NUM_REQUESTS)
-    wait_for(lambda: deployment.figures("w1").num_sequences > 0, "sequences on the new worker")
     deployment.wait_for_all(2 * NUM_REQUESTS)
+    assert deployment.measure_busy_s("w1") > 0
     twice = {**undisturbed, **{key + NUM_REQUESTS: item for key, item in undisturbed.items()}}
     assert_same_texts(deployment.done, twice)
     assert deployment.engine.stats.scheduler.recomputed_tokens == 0
@@ -143,10 +151,37 @@ def test_a_killed_stage_is_waited_for_and_no_request_is_lost(
 
 
 def test_the_only_stage_may_be_frozen(deploy: Deploy, undisturbed: dict[int, Completion]) -> None:
-    deployment = deploy("w0")
+    deployment = deploy("w0", lease_s=SHORT_LEASE_S)
     deployment.stages[0].freeze()
     wait_for(lambda: not deployment.tiers.is_ready, "the loss of the stage")
     deployment.stages[0].thaw()
+    finish(deployment, undisturbed)
+    deployment.wait_for_empty("w0")
+
+
+def test_a_drained_worker_hands_its_sequences_over_and_nothing_is_computed_again(
+    deploy: Deploy, undisturbed: dict[int, Completion], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evacuation, "SHARE_OF_TIME", 0.0)  # nothing may stay and end there
+    deployment = deploy("w0", "w1")
+    deployment.engine.drain("w1", WAIT_S)
+    deployment.wait_for_state("w1", WorkerState.DRAINED)
+    deployment.wait_for_empty("w1")
+    finish(deployment, undisturbed)
+    stats = deployment.engine.stats.scheduler
+    assert stats.moved_tokens > 0
+    assert stats.recomputed_tokens == 0
+    deployment.wait_for_empty("w0")
+
+
+def test_a_worker_killed_while_it_hands_over_costs_nothing_but_time(
+    deploy: Deploy, undisturbed: dict[int, Completion], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evacuation, "SHARE_OF_TIME", 0.0)
+    deployment = deploy("w0", "w1")
+    deployment.engine.drain("w1", WAIT_S)
+    wait_for(lambda: deployment.engine.stats.scheduler.moved_tokens > 0, "the first copy")
+    deployment.workers["w1"].kill()
     finish(deployment, undisturbed)
     deployment.wait_for_empty("w0")
 
@@ -157,14 +192,15 @@ def test_a_drained_worker_is_empty_by_its_deadline_and_can_come_back(
     deployment = deploy("w0", "w1")
     deployment.engine.drain("w1", 0.3)
     deployment.wait_for_state("w1", WorkerState.DRAINED)
-    assert len(deployment.done) < NUM_REQUESTS
     assert deployment.figures("w1").num_sequences == 0
     finish(deployment, undisturbed)
+    assert deployment.engine.stats.scheduler.recomputed_tokens > 0, "it was cut short"
     deployment.engine.cancel_drain("w1")
     deployment.wait_for_state("w1", WorkerState.ACTIVE)
     deployment.wait_for_empty("w1")
+    busy_s = deployment.measure_busy_s("w1")
     deployment.submit(REQUESTS, first_key=NUM_REQUESTS)
-    wait_for(lambda: deployment.figures("w1").num_sequences > 0, "sequences on the worker again")
     deployment.wait_for_all(2 * NUM_REQUESTS)
+    assert deployment.measure_busy_s("w1") > busy_s
     again = {key - NUM_REQUESTS: v for key, v in deployment.done.items() if key >= NUM_REQUESTS}
     assert_same_texts(again, undisturbed)

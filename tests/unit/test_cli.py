@@ -1,14 +1,17 @@
 import ast
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
+import psutil
 import pytest
 from pydantic import BaseModel
 
-from glinthawk import cli
+from glinthawk import __version__, cli
 from glinthawk.config import (
     AttentionConfig,
     BatchConfig,
@@ -18,6 +21,7 @@ from glinthawk.config import (
     UpConfig,
 )
 from glinthawk.errors import InvalidConfig, PeerUnavailable, UnsupportedModel
+from glinthawk.wire.frames import PROTOCOL_VERSION
 
 ROLES: dict[str, type[BaseModel]] = {
     "batch": BatchConfig,
@@ -152,6 +156,41 @@ def test_a_command_gets_file_environment_and_options(
     assert run_main(monkeypatch, "attention", *options) == 0
     (config,) = configs
     assert (config.name, config.threads, config.kv_memory) == ("alpha", 5, 96 << 30)
+
+
+def test_version_is_printed_and_written_with_the_protocol(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert run_main(monkeypatch, "version") == 0
+    assert capsys.readouterr().out == f"{__version__}\n"
+    message = tmp_path / "termination-log"
+    assert run_main(monkeypatch, "version", "--protocol", "--output", str(message)) == 0
+    printed = capsys.readouterr().out
+    assert json.loads(printed) == {"version": __version__, "protocol": PROTOCOL_VERSION}
+    assert message.read_text(encoding="utf-8") == printed
+
+
+def test_a_version_that_cannot_be_written_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    missing = tmp_path / "none" / "log"
+    assert run_main(monkeypatch, "version", "--output", str(missing)) == 2
+    assert f"--output {missing} cannot be written" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may make a namespace of processes")
+def test_the_first_process_of_a_container_ends_by_sigterm_while_it_still_starts(
+    tmp_path: Path,
+) -> None:
+    blocking = tmp_path / "config.yaml"
+    os.mkfifo(blocking)
+    command = ["unshare", "--pid", "--fork", sys.executable, "-m", "glinthawk", "attention"]
+    unshare = subprocess.Popen([*command, "--config", str(blocking)])
+    # Opening the other end returns when the process is reading its configuration.
+    with blocking.open("w"):
+        (first,) = psutil.Process(unshare.pid).children()
+        first.terminate()
+        assert unshare.wait(timeout=120) == cli.EXIT_TERMINATED
 
 
 def find_imported(program: str) -> set[str]:

@@ -142,6 +142,8 @@ def _convert(node: Schema, parts: Schema) -> Schema:
     schema |= {key: node[key] for key in node if key.startswith("x-kubernetes-")}
     if schema.get("default") in (None, [], {}):
         schema.pop("default", None)
+    if "default" in schema:
+        schema["default"] = _without_null(schema["default"])
     if node["type"] in ("integer", "number"):
         _convert_bounds(schema, node)
     if "items" in node:
@@ -202,6 +204,15 @@ def _convert_bounds(schema: Schema, node: Schema) -> None:
         schema.pop("exclusiveMaximum", None)
     if node["type"] == "integer":
         schema["format"] = "int32" if high is not None and high <= _INT32_MAX else "int64"
+
+
+def _without_null(value: Any) -> Any:
+    """Return a default without the fields that nobody said."""
+    if isinstance(value, dict):
+        return {key: _without_null(one) for key, one in value.items() if one is not None}
+    if isinstance(value, list):
+        return [_without_null(one) for one in value]
+    return value
 
 
 def _without_title(node: Schema) -> Schema:

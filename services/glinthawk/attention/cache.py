@@ -1,15 +1,18 @@
-"""One epoch's KV cache: pages, the steps under way, and the backend, behind four operations.
+"""One epoch's KV cache: pages, the steps under way, and the backend, behind six operations.
 
     compose   make room for a step, all or nothing
     attend    write one row of K and V a sequence, attend
     store     write the K and V of a prompt's rows
     fetch     read the K and V before a prompt's chunk
+    export_page, import_page    a sequence goes to another worker, page by page
 
 Everything that came off the wire is checked here. It knows no peers, queues or epochs.
 """
 
 import numpy as np
+import numpy.typing as npt
 
+from glinthawk.attention.arrivals import Arrivals
 from glinthawk.attention.interface import WIRE_TYPES, AttentionBackend, Rows
 from glinthawk.attention.pages import Growth, PageAllocator
 from glinthawk.attention.steps import LiveStep, OutputRing, StepBook, build_live_step
@@ -17,6 +20,7 @@ from glinthawk.core.ids import SequenceId
 from glinthawk.core.step import StepKind, StepPlan
 from glinthawk.errors import CapacityExceeded, InvalidRequest, StateLost
 from glinthawk.wire.frames import FrameHeader
+from glinthawk.wire.pages import unpack_import
 
 
 class KVCache:
@@ -32,6 +36,7 @@ class KVCache:
         self.backend = backend
         self._allocator = PageAllocator(backend.num_pages, geometry.page_tokens)
         self._steps = StepBook(geometry.num_layers)
+        self._arrivals = Arrivals(self._allocator, backend)
         self._rings: dict[int, OutputRing] = {}
         self._kv_columns = geometry.num_kv_heads * geometry.head_dim
         self._q_columns = geometry.num_query_heads * geometry.head_dim
@@ -75,10 +80,12 @@ class KVCache:
             )
         ]
         num_tokens = self._allocator.num_tokens
+        given_up = self._arrivals.unfinished(plan.releases)
         rewritten = [rows.sequence for rows in growth if rows.start < num_tokens(rows.sequence)]
         copies = self._allocator.apply(releases=plan.releases, forks=plan.forks, growth=growth)
         if copies is None:
             raise self._full(plan, growth)
+        self._arrivals.give_up(given_up)
         for copy in copies:
             self.backend.copy_page(copy.source, copy.target)
         # Earlier steps must write no more rows where pages were given away, or where a page
@@ -137,6 +144,29 @@ class KVCache:
             self.backend.read(header.layer, table, 0, start, k, v)
             first += start
         return rows
+
+    def export_page(
+        self, sequence: SequenceId, num_tokens: int, index: int
+    ) -> npt.NDArray[np.uint8] | None:
+        """Return the content of the index-th page of a sequence that has `num_tokens` tokens;
+        None while rows of it are still on their way from a stage."""
+        held = self._allocator.num_tokens(sequence)
+        if held != num_tokens:
+            raise StateLost(
+                f"sequence {sequence} holds {held} tokens here, {num_tokens} are to be copied; "
+                "prefill it elsewhere"
+            )
+        if self._steps.awaits_rows_of([sequence]):
+            return None
+        return self.backend.export_page(int(self._allocator.page_table(sequence)[index]))
+
+    def import_page(self, header: FrameHeader, payload: memoryview) -> bool:
+        """Write a page that another worker sent; return whether the sequence has all of them.
+
+        Raises:
+            CapacityExceeded: there is no room for the sequence; nothing changed.
+        """
+        return self._arrivals.take(unpack_import(header, payload))
 
     def _find(self, header: FrameHeader, kind: StepKind) -> LiveStep:
         step = self._steps.find(header.lane, header.step)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from glinthawk.attention.sender import PageWanted
 from glinthawk.attention.worker import Frame
 from glinthawk.core.geometry import KVGeometry
 from glinthawk.errors import GlinthawkError, PeerUnavailable
@@ -53,7 +54,7 @@ class Stop:
     """The compute thread ends."""
 
 
-Item = Frame | NewView | Forget | Stop
+Item = Frame | PageWanted | NewView | Forget | Stop
 
 
 class BufferPool:
@@ -148,7 +149,7 @@ class Intake:
         return self._items.get()
 
     def accept(self, connection: Connection, hello: Hello) -> None:
-        """Read a stage's connection until it breaks."""
+        """Read the connection of a stage, or of another worker, until it breaks."""
 
         def end_broken(peer: str, reason: str) -> None:
             # The outbox could not send: the reader must end too.

@@ -1,11 +1,11 @@
 """The attention worker process: the kernel that it runs on, and the wiring of its parts.
 
     data server --connections--> intake --queue--> worker (compute thread) --outboxes--> stages
+    gateway --Pages.Send--> sender --queue--> worker;  sender --pages--> other workers
 
 What it shares with a stage (listening, signals, membership) is `wire.member`.
 """
 
-import os
 from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry
@@ -13,15 +13,19 @@ from prometheus_client import CollectorRegistry
 from glinthawk.attention.intake import Forget, Intake, NewView, Stop
 from glinthawk.attention.interface import AttentionBackend
 from glinthawk.attention.selection import is_kernel_built, select_backend
+from glinthawk.attention.sender import PageSender, PageWanted
 from glinthawk.attention.worker import AttentionWorker
-from glinthawk.config import AttentionConfig
+from glinthawk.config import AttentionConfig, count_memory
 from glinthawk.core.dtype import DType
 from glinthawk.core.geometry import KVGeometry
 from glinthawk.errors import InvalidConfig
 from glinthawk.telemetry.logging import get_logger
 from glinthawk.telemetry.metrics import ServiceMetrics
+from glinthawk.wire.dial import DialOptions
+from glinthawk.wire.grpc_server import GrpcServer
 from glinthawk.wire.member import MemberProcess, Role
 from glinthawk.wire.messages import AttentionOffer, View
+from glinthawk.wire.pages import attach_pages
 from glinthawk.wire.tickets import Hello
 from glinthawk.wire.transport import Connection
 
@@ -43,12 +47,12 @@ def run_attention(config: AttentionConfig) -> int:
 
 
 def _check_memory(kv_memory: int) -> None:
-    """Refuse KV memory that this machine does not have; pages are only taken when written."""
-    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if kv_memory > physical:
+    """Refuse KV memory that is not to be had; pages are only taken when written."""
+    there_is = count_memory()
+    if kv_memory > there_is:
         raise InvalidConfig(
-            f"kv_memory {kv_memory} is above the {physical} bytes of memory that this machine "
-            "has; lower it"
+            f"kv_memory {kv_memory} is above the {there_is} bytes of memory that this process "
+            "may use (the machine's, or its container's limit); lower it, or raise the limit"
         )
 
 
@@ -97,6 +101,13 @@ class _AttentionRole(Role):
         self._offer = AttentionOffer(config.kv_memory, tuple(DType), kernel.label)
         self._worker = AttentionWorker(config.name, config.kv_memory, kernel.build, metrics)
         self._intake = Intake(metrics)
+        self._geometry: KVGeometry | None = None
+        self._sender = PageSender(
+            config.name,
+            self._intake.post,
+            lambda: None if self._geometry is None else self._geometry.page_tokens,
+            DialOptions(transport=config.transport, role="attention", secret=config.secret),
+        )
 
     @property
     def offer(self) -> AttentionOffer:
@@ -113,13 +124,20 @@ class _AttentionRole(Role):
                 self._worker.begin(item.epoch, item.geometry)
             elif isinstance(item, Forget):
                 self._worker.forget()
+            elif isinstance(item, PageWanted):
+                item.settle(self._worker)
             else:
                 self._worker.handle(item)
 
     def stop(self) -> None:
-        """Let `run` return, and close the stages' connections."""
+        """Let `run` return, and close the connections."""
         self._intake.post(Stop())
         self._intake.close()
+        self._sender.close()
+
+    def attach(self, server: GrpcServer) -> None:
+        """Offer to send pages."""
+        attach_pages(server, self._sender.send)
 
     def accept(self, connection: Connection, hello: Hello) -> None:
         """Read a stage's frames."""
@@ -130,12 +148,15 @@ class _AttentionRole(Role):
 
         What it holds stays while its own epoch does, whoever else comes and goes."""
         own = next((member for member in view.workers if member.name == self._name), None)
+        self._sender.follow(view)
         if own is not None and view.geometry is not None:
+            self._geometry = view.geometry
             self._intake.post(NewView(own.epoch, view.geometry))
 
     def forget(self) -> None:
         """Drop all sequences; the stages' connections end with their run."""
         self._intake.post(Forget())
+        self._sender.close()
 
     def stats(self) -> Mapping[str, float]:
         """Return what heartbeats carry."""

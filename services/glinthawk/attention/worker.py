@@ -4,6 +4,7 @@
     ATTEND    write one row of K and V a sequence, attend -> OUTPUT
     STORE     write the K and V of a prompt's rows
     FETCH     read the K and V before a prompt's chunk    -> FETCHED
+    IMPORT    write a page that another worker sends      -> IMPORTED, after the last
     anything that cannot be done                          -> FAILED
 
 One thread owns a worker. It knows no sockets: frames come with something to answer on. Frames
@@ -18,10 +19,14 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from glinthawk.attention.cache import KVCache
 from glinthawk.attention.interface import AttentionBackend
 from glinthawk.core.geometry import KVGeometry
-from glinthawk.errors import CapacityExceeded, GlinthawkError, InvalidRequest
+from glinthawk.core.ids import SequenceId
+from glinthawk.errors import CapacityExceeded, GlinthawkError, InvalidRequest, StateLost
 from glinthawk.telemetry.logging import get_logger
 from glinthawk.telemetry.metrics import ServiceMetrics
 from glinthawk.wire.composition import decode_step
@@ -164,7 +169,25 @@ class AttentionWorker:
         """The cache of the present epoch, for inspection by the thread that owns the worker."""
         return self._cache
 
-    # --- what stages send
+    def export_page(
+        self, epoch: int, sequence: SequenceId, num_tokens: int, index: int
+    ) -> npt.NDArray[np.uint8] | None:
+        """Return a page for another worker; see `KVCache.export_page`.
+
+        Raises:
+            StateLost: this worker is not in `epoch`, or does not hold the tokens.
+        """
+        if self._cache is None or epoch != self._fence.highest:
+            raise StateLost(
+                f"worker {self._name!r} is in epoch {self._fence.highest}, pages of epoch {epoch} "
+                "are wanted: it has begun anew"
+            )
+        started = self._clock()
+        content = self._cache.export_page(sequence, num_tokens, index)
+        self._busy_s += self._clock() - started
+        return content
+
+    # --- what stages and other workers send
 
     def handle(self, frame: Frame) -> None:
         """Do what a frame asks for, and answer it; a bad frame is answered with FAILED."""
@@ -223,6 +246,11 @@ class AttentionWorker:
             return _Outcome.DONE
         if header.kind is FrameKind.FETCH:
             self._answer(frame, FrameKind.FETCHED, cache.fetch(header, frame.payload))
+            return _Outcome.DONE
+        if header.kind is FrameKind.IMPORT:
+            if cache.import_page(header, frame.payload):
+                self._answer(frame, FrameKind.IMPORTED)
+            self._metrics.kv_used_bytes.set(cache.used_bytes)
             return _Outcome.DONE
         raise InvalidRequest(f"an attention worker takes no {header.kind.name} frames")
 

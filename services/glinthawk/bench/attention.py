@@ -3,7 +3,8 @@
 Each cell is a shape (context, batch, query heads per KV head, head size). All layers are walked
 in order, as a step does, the append of the new token included; the working set is at least four
 times the last-level cache. Bandwidth is read by the kernel's own loop with the same threads,
-between the cell's passes, so that both meet the same neighbours.
+before and after each of the cell's passes, and a pass is compared with the two reads beside it,
+so that both meet the same neighbours.
 """
 
 import os
@@ -40,7 +41,7 @@ class AttentionBenchSettings:
     batches: tuple[int, ...] = (8, 32, 64, 256)
     groups: tuple[int, ...] = (1, 2, 4)
     head_dims: tuple[int, ...] = (64, 128)
-    repeats: int = 5
+    repeats: int = 9
     arena_bytes: int = 3 << 30
     goal: float = 0.5
     seed: int = 0
@@ -55,7 +56,7 @@ def quick_settings(num_threads: int = 2) -> AttentionBenchSettings:
         batches=(8, 64),
         groups=(1, 4),
         head_dims=(64, 128),
-        repeats=3,
+        repeats=5,
         arena_bytes=1 << 30,
     )
 
@@ -145,14 +146,16 @@ def _measure(cell: _Cell, settings: AttentionBenchSettings, cache_bytes: int) ->
     g = cell.geometry
     step = _build_step(cell, settings)
     step()  # warm-up
-    seconds, bandwidths = [], []
+
+    def read() -> float:
+        return read_bandwidth(4 * cache_bytes, settings.num_threads, repeats=1, isa=settings.isa)
+
+    seconds, bandwidths, before = [], [], read()
     for _ in range(settings.repeats):
         seconds.append(_time(step))
-        bandwidths.append(
-            read_bandwidth(4 * cache_bytes, settings.num_threads, repeats=2, isa=settings.isa)
-        )
-    median = statistics.median(seconds)
-    bandwidth = statistics.median(bandwidths)
+        after = read()
+        bandwidths.append(statistics.mean((before, after)))
+        before = after
     del step
     return {
         "context": cell.context,
@@ -164,9 +167,12 @@ def _measure(cell: _Cell, settings: AttentionBenchSettings, cache_bytes: int) ->
         "kv_bytes": cell.kv_bytes,
         "seconds": seconds,
         "p95_seconds": float(np.percentile(seconds, 95)),
-        "bytes_per_second": cell.kv_bytes / median,
-        "read_bytes_per_second": bandwidth,
-        "share_of_bandwidth": cell.kv_bytes / median / bandwidth,
+        "bytes_per_second": cell.kv_bytes / statistics.median(seconds),
+        "read_bytes_per_second": statistics.median(bandwidths),
+        "share_of_bandwidth": statistics.median(
+            cell.kv_bytes / taken / bandwidth
+            for taken, bandwidth in zip(seconds, bandwidths, strict=True)
+        ),
         "torch_bytes_per_second": _measure_torch(cell, settings),
     }
 

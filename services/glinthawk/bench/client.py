@@ -81,6 +81,18 @@ class ApiClient:
             raise CallFailed(f"a stream of {path} ended early; its last event: {last[:500]!r}")
         return StreamFigures(first_s, time.monotonic() - began, usage["completion_tokens"])
 
+    def follow(self, path: str, body: dict[str, Any], on_event: Callable[[], bool]) -> None:
+        """Read a stream, and tell of each event; hang up when that returns False.
+
+        Raises:
+            PeerUnavailable: the gateway is away, or went away.
+            CallFailed: it answered with an error.
+        """
+        with self._open("POST", path, json.dumps({**body, "stream": True}).encode()) as answer:
+            for line in _read_lines(answer):
+                if line.startswith(b"data: {") and not on_event():
+                    return
+
     # --- files and batches
 
     def upload(self, content: bytes, name: str) -> str:

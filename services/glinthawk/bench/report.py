@@ -159,6 +159,16 @@ _COLUMNS = {
         _number("first token s", "first_token_s"),
         _Column("tokens/s of each run", _show_runs, is_text=True),
     ),
+    "drain": (
+        _text("way", "way"),
+        _number("sequences", "sequences", digits=0),
+        _number("context", "context", digits=0),
+        _number("took s", "took_s"),
+        _number("pause s, median", "pause_s_median"),
+        _number("most", "pause_s_most"),
+        _number("tokens", "tokens", digits=0),
+        _number("MB copied", "bytes", scale=1e6, digits=1),
+    ),
     "chaos": (
         _text("event", "event"),
         _number("count", "count", digits=0),

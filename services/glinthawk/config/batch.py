@@ -2,19 +2,38 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 from pydantic import Field
 
+from glinthawk.config.fields import (
+    DEFAULT_KV_MEMORY,
+    DEFAULT_MODEL,
+    AttentionWorkers,
+    Dtype,
+    FrameTransport,
+    InputFile,
+    KvDtype,
+    KvMemory,
+    Lanes,
+    LeastLevel,
+    LineFormat,
+    MaxLaneRows,
+    MaxSequenceLength,
+    MetricsPort,
+    Model,
+    OutputFile,
+    Overwrite,
+    PrefillTokens,
+    Revision,
+    RoleThreads,
+    SecretFile,
+    Seed,
+    Stages,
+    StagesDevice,
+)
 from glinthawk.config.values import (
     Address,
     Config,
-    LogFormat,
-    LogLevel,
-    NumberFormat,
-    Port,
-    Size,
-    Transport,
     Url,
     parse_address,
     read_credential,
@@ -28,56 +47,26 @@ API_KEY_VARIABLE = "GLINTHAWK_API_KEY"
 class BatchConfig(Config):
     """The batch command: an input file, an output file, and the tiers between them."""
 
-    input: Path = Field(description="OpenAI batch file, JSON lines.")
-    output: Path = Field(description="Where the answers go, one line for each input line.")
-    overwrite: bool = Field(default=False, description="Begin anew, whatever the output holds.")
-    model: str = Field(
-        default="smollm2-135m",
-        description="A folder in Hugging Face layout, a .gguf file, a hub id, or smollm2-135m.",
-    )
-    revision: str | None = Field(default=None, description="Branch, tag or commit of a hub id.")
-    stages: int = Field(default=1, ge=1, le=1024, description="Stages of the GPU tier.")
-    attention_workers: int = Field(
-        default=1, ge=1, le=4096, description="Attention workers of the memory tier."
-    )
-    kv_memory: Size = Field(
-        default=1 << 30, description="KV memory of each worker, in bytes or like 96GiB."
-    )
-    threads: str | None = Field(
-        default=None,
-        description="Threads of each process: a number, or by role like "
-        "stage=2,attention=1. The default shares out the cores.",
-    )
-    transport: Transport = Field(
-        default="auto", description="Of frames: tcp, grpc, or auto (TCP where it passes)."
-    )
-    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Of the stages.")
-    dtype: NumberFormat = Field(
-        default="auto",
-        description="Format of weights and activations; auto is float16 on a "
-        "GPU, bfloat16 on a CPU that multiplies it natively, else float32.",
-    )
-    kv_dtype: NumberFormat = Field(
-        default="auto", description="Format of the KV cache; auto is that of the activations."
-    )
-    max_sequence_length: int | None = Field(
-        default=None,
-        ge=2,
-        description="Tokens of prompt and output together; the default is the model's context.",
-    )
-    seed: int = Field(
-        default=0,
-        ge=0,
-        lt=1 << 63,
-        description="From which requests without a seed of their own get theirs.",
-    )
+    input: InputFile
+    output: OutputFile
+    overwrite: Overwrite = False
+    model: Model = DEFAULT_MODEL
+    revision: Revision = None
+    stages: Stages = 1
+    attention_workers: AttentionWorkers = 1
+    kv_memory: KvMemory = DEFAULT_KV_MEMORY
+    threads: RoleThreads = None
+    transport: FrameTransport = "auto"
+    device: StagesDevice = "auto"
+    dtype: Dtype = "auto"
+    kv_dtype: KvDtype = "auto"
+    max_sequence_length: MaxSequenceLength = None
+    seed: Seed = 0
     listen: Address | None = Field(
         default=None, description="Start no processes: wait at host:port for stages and workers."
     )
-    prefill_tokens: int = Field(
-        default=1024, ge=1, le=1 << 20, description="Prompt tokens that one prefill step takes."
-    )
-    max_lane_rows: int = Field(default=256, ge=1, le=65536, description="Sequences of one lane.")
+    prefill_tokens: PrefillTokens = 1024
+    max_lane_rows: MaxLaneRows = 256
     min_lane_rows: int | None = Field(
         default=None,
         ge=1,
@@ -85,21 +74,17 @@ class BatchConfig(Config):
         description="Sequences that each lane must have before a worker opens another one; the "
         "default is 16 with --listen, and 256 where all share this machine's cores.",
     )
-    lanes: int | None = Field(
-        default=None, ge=2, le=4096, description="Lanes in flight; the default is two a stage."
-    )
+    lanes: Lanes = None
     summary: Path | None = Field(
         default=None, description="Also write the closing figures to this file, as JSON."
     )
-    metrics_port: Port = Field(default=0, description="Port of /metrics; 0 takes a free one.")
+    metrics_port: MetricsPort = 0
     start_timeout_s: float = Field(
         default=600.0, gt=0, description="Seconds in which all stages and workers must be there."
     )
-    secret_file: Path | None = Field(
-        default=None, description="File with the cluster's shared secret; none without it."
-    )
-    log_level: LogLevel = Field(default="warning", description="Least severe line that is logged.")
-    log_format: LogFormat = Field(default="console", description="Lines for people or machines.")
+    secret_file: SecretFile = None
+    log_level: LeastLevel = "warning"
+    log_format: LineFormat = "console"
 
     @property
     def secret(self) -> str | None:
@@ -115,9 +100,9 @@ class BatchConfig(Config):
 class RemoteBatchConfig(Config):
     """The batch command at a gateway: who runs the file, and how long it may take."""
 
-    input: Path = Field(description="OpenAI batch file, JSON lines.")
-    output: Path = Field(description="Where the answers go, one line for each input line.")
-    overwrite: bool = Field(default=False, description="Begin anew, whatever the output holds.")
+    input: InputFile
+    output: OutputFile
+    overwrite: Overwrite = False
     gateway: Url = Field(
         description="URL of a gateway that runs the file as a batch, like http://10.0.0.5:8000; "
         "no model is loaded here."

@@ -4,6 +4,9 @@ from pathlib import Path
 
 from pydantic import Field
 
+from glinthawk.config.fields import (
+    SecretFile,
+)
 from glinthawk.config.values import Config, Url, read_secret
 
 
@@ -14,9 +17,7 @@ class ControlConfig(Config):
         default="http://127.0.0.1:7071",
         description="URL of the gateway's control API; its port is the gateway's --control-port.",
     )
-    secret_file: Path | None = Field(
-        default=None, description="File with the cluster's shared secret; none without it."
-    )
+    secret_file: SecretFile = None
 
     @property
     def secret(self) -> str | None:

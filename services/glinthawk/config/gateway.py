@@ -5,17 +5,37 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from glinthawk.config.fields import (
+    DEFAULT_KV_MEMORY,
+    DEFAULT_MODEL,
+    AttentionWorkers,
+    Dtype,
+    FrameTransport,
+    KvDtype,
+    KvMemory,
+    Lanes,
+    LeastLevel,
+    LineFormat,
+    MaxLaneRows,
+    MaxSequenceLength,
+    MetricsPort,
+    MinLaneRows,
+    Model,
+    PrefillTokens,
+    Revision,
+    RoleThreads,
+    SecretFile,
+    Seed,
+    Stages,
+    StagesDevice,
+)
 from glinthawk.config.values import (
     LOOPBACK,
     Address,
     Config,
-    LogFormat,
-    LogLevel,
     Names,
-    NumberFormat,
     Port,
     Size,
-    Transport,
     parse_address,
     read_secret,
 )
@@ -37,50 +57,23 @@ class GatewayConfig(Config):
     control_port: Port = Field(
         default=7071, description="Port of the control API in JSON; 0 takes a free one."
     )
-    model: str = Field(
-        default="smollm2-135m",
-        description="A folder in Hugging Face layout, a .gguf file, a hub id, or smollm2-135m.",
-    )
-    revision: str | None = Field(default=None, description="Branch, tag or commit of a hub id.")
+    model: Model = DEFAULT_MODEL
+    revision: Revision = None
     served_model_name: Names = Field(
         default=(),
         description="Names under which the model is served, separated by commas; the default is "
         "the value of model.",
     )
-    stages: int = Field(default=1, ge=1, le=1024, description="Stages of the GPU tier.")
-    kv_dtype: NumberFormat = Field(
-        default="auto", description="Format of the KV cache; auto is that of the activations."
-    )
-    max_sequence_length: int | None = Field(
-        default=None,
-        ge=2,
-        description="Tokens of prompt and output together; the default is the model's context.",
-    )
-    seed: int = Field(
-        default=0,
-        ge=0,
-        lt=1 << 63,
-        description="From which requests without a seed of their own get theirs.",
-    )
-    transport: Transport = Field(
-        default="auto", description="Of frames: tcp, grpc, or auto (TCP where it passes)."
-    )
-    prefill_tokens: int = Field(
-        default=1024, ge=1, le=1 << 20, description="Prompt tokens that one prefill step takes."
-    )
-    max_lane_rows: int = Field(default=256, ge=1, le=65536, description="Sequences of one lane.")
-    min_lane_rows: int = Field(
-        default=16,
-        ge=1,
-        le=65536,
-        description="Sequences that each lane must have before a worker opens another one.",
-    )
-    lanes: int | None = Field(
-        default=None, ge=2, le=4096, description="Lanes in flight; the default is two a stage."
-    )
-    secret_file: Path | None = Field(
-        default=None, description="File with the cluster's shared secret; none without it."
-    )
+    stages: Stages = 1
+    kv_dtype: KvDtype = "auto"
+    max_sequence_length: MaxSequenceLength = None
+    seed: Seed = 0
+    transport: FrameTransport = "auto"
+    prefill_tokens: PrefillTokens = 1024
+    max_lane_rows: MaxLaneRows = 256
+    min_lane_rows: MinLaneRows = 16
+    lanes: Lanes = None
+    secret_file: SecretFile = None
     keys: Literal["auto", "on", "off"] = Field(
         default="auto",
         description="Whether API keys are asked for; auto is on, except on loopback. Off, the API "
@@ -105,9 +98,9 @@ class GatewayConfig(Config):
     max_key_tokens: int = Field(
         default=1 << 20, ge=1, description="Prompt and output tokens of one key that are open."
     )
-    metrics_port: Port = Field(default=0, description="Port of /metrics; 0 takes a free one.")
-    log_level: LogLevel = Field(default="info", description="Least severe line that is logged.")
-    log_format: LogFormat = Field(default="console", description="Lines for people or machines.")
+    metrics_port: MetricsPort = 0
+    log_level: LeastLevel = "info"
+    log_format: LineFormat = "console"
 
     @model_validator(mode="after")
     def _check_guarded(self) -> Self:
@@ -150,27 +143,10 @@ class GatewayConfig(Config):
 class UpConfig(GatewayConfig):
     """A gateway with stages and attention workers of its own, on this machine."""
 
-    min_lane_rows: int = Field(
-        default=256,
-        ge=1,
-        le=65536,
-        description="Sequences that each lane must have before a worker opens another one.",
-    )
-    attention_workers: int = Field(
-        default=1, ge=1, le=4096, description="Attention workers of the memory tier."
-    )
-    kv_memory: Size = Field(
-        default=1 << 30, description="KV memory of each worker, in bytes or like 96GiB."
-    )
-    threads: str | None = Field(
-        default=None,
-        description="Threads of each process: a number, or by role like "
-        "stage=2,attention=1. The default shares out the cores.",
-    )
-    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Of the stages.")
-    dtype: NumberFormat = Field(
-        default="auto",
-        description="Format of weights and activations; auto is float16 on a "
-        "GPU, bfloat16 on a CPU that multiplies it natively, else float32.",
-    )
-    log_level: LogLevel = Field(default="warning", description="Least severe line that is logged.")
+    min_lane_rows: MinLaneRows = 256
+    attention_workers: AttentionWorkers = 1
+    kv_memory: KvMemory = DEFAULT_KV_MEMORY
+    threads: RoleThreads = None
+    device: StagesDevice = "auto"
+    dtype: Dtype = "auto"
+    log_level: LeastLevel = "warning"

@@ -2,21 +2,28 @@
 
 import os
 import socket
-from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from glinthawk.config.fields import (
+    DEFAULT_MODEL,
+    Device,
+    Dtype,
+    FrameTransport,
+    LeastLevel,
+    LineFormat,
+    MetricsPort,
+    Model,
+    Revision,
+    SecretFile,
+)
+from glinthawk.config.machine import count_cores
 from glinthawk.config.values import (
     Address,
     Config,
-    LogFormat,
-    LogLevel,
-    NumberFormat,
     Port,
     Size,
-    Transport,
-    count_cores,
     read_secret,
 )
 
@@ -40,25 +47,21 @@ class PeerConfig(Config):
     host: str = Field(default="127.0.0.1", description="Interface to listen on.")
     grpc_port: Port = Field(default=0, description="Port of gRPC; 0 takes a free one.")
     data_port: Port = Field(default=0, description="TCP port of frames; 0 takes a free one.")
-    metrics_port: Port = Field(default=0, description="Port of /metrics; 0 takes a free one.")
+    metrics_port: MetricsPort = 0
     advertise_host: str | None = Field(
         default=None,
         description="Host name under which others reach this process; the default "
         "is the interface that it listens on.",
     )
-    transport: Transport = Field(
-        default="auto", description="Of frames: tcp, grpc, or auto (TCP where it passes)."
-    )
-    secret_file: Path | None = Field(
-        default=None, description="File with the cluster's shared secret; none without it."
-    )
+    transport: FrameTransport = "auto"
+    secret_file: SecretFile = None
     exit_with_parent: bool = Field(
         default=False,
         description="End when the process that started this one ends, and when "
         "the gateway does. Without it, wait for the next gateway.",
     )
-    log_level: LogLevel = Field(default="info", description="Least severe line that is logged.")
-    log_format: LogFormat = Field(default="console", description="Lines for people or machines.")
+    log_level: LeastLevel = "info"
+    log_format: LineFormat = "console"
 
     @model_validator(mode="after")
     def _check_reachable(self) -> Self:
@@ -102,19 +105,12 @@ class AttentionConfig(PeerConfig):
 class StageConfig(PeerConfig):
     """A stage: the weights of a run of layers, and everything but attention over the cache."""
 
-    model: str = Field(
-        default="smollm2-135m",
-        description="A folder in Hugging Face layout, a .gguf file, a hub id, or smollm2-135m.",
-    )
-    revision: str | None = Field(default=None, description="Branch, tag or commit of a hub id.")
+    model: Model = DEFAULT_MODEL
+    revision: Revision = None
     stage: int = Field(default=0, ge=0, description="Which stage this is, counted from 0.")
     num_stages: int = Field(default=1, ge=1, description="Stages among which layers are split.")
-    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where to compute.")
-    dtype: NumberFormat = Field(
-        default="auto",
-        description="Format of weights and activations; auto is float16 on a "
-        "GPU, bfloat16 on a CPU that multiplies it natively, else float32.",
-    )
+    device: Device = Field(default="auto", description="Where to compute.")
+    dtype: Dtype = "auto"
     threads: int = Field(
         default_factory=count_cores, ge=1, le=1024, description="Threads of matrix products."
     )

@@ -1,6 +1,5 @@
 """Kinds of values that settings have, how they are written, and files that hold secrets."""
 
-import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -45,11 +44,6 @@ def _check_address(value: str | None) -> str | None:
     if value is not None:
         parse_address(value)
     return value
-
-
-def count_cores() -> int:
-    """Return the cores that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")

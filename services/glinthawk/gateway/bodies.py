@@ -22,20 +22,28 @@ from glinthawk.errors import (
     Unauthenticated,
 )
 from glinthawk.gateway.detokenize import ChoiceResult
+from glinthawk.gateway.limits import ContextTooLong
 from glinthawk.gateway.logprobs import build_chat_logprobs, build_completion_logprobs, build_echo
-from glinthawk.gateway.requests import Endpoint, ParsedRequest, RefusedLine
+from glinthawk.gateway.requests import Endpoint, ParsedRequest, RefusedLine, UnknownModel
 from glinthawk.models.tokenizer import Tokenizer
 
 _LINE_ID = re.compile(r"batch_req_([0-9a-f]{16})_([0-9]{1,18})\Z")
 
-_STATUS_OF: tuple[tuple[type[GlinthawkError], HTTPStatus, str], ...] = (
-    (InvalidRequest, HTTPStatus.BAD_REQUEST, "invalid_request_error"),
-    (Unauthenticated, HTTPStatus.UNAUTHORIZED, "authentication_error"),
-    (NotFound, HTTPStatus.NOT_FOUND, "not_found_error"),
-    (CapacityExceeded, HTTPStatus.TOO_MANY_REQUESTS, "rate_limit_error"),
-    (PeerUnavailable, HTTPStatus.SERVICE_UNAVAILABLE, "server_error"),
-    (StoreUnavailable, HTTPStatus.SERVICE_UNAVAILABLE, "server_error"),
+_INVALID = "invalid_request_error"
+_SERVER = "server_error"
+_FORMS: tuple[tuple[type[GlinthawkError], HTTPStatus, str, str | None], ...] = (
+    (ContextTooLong, HTTPStatus.BAD_REQUEST, _INVALID, "context_length_exceeded"),
+    (InvalidRequest, HTTPStatus.BAD_REQUEST, _INVALID, None),
+    (Unauthenticated, HTTPStatus.UNAUTHORIZED, _INVALID, "invalid_api_key"),
+    (UnknownModel, HTTPStatus.NOT_FOUND, _INVALID, "model_not_found"),
+    (NotFound, HTTPStatus.NOT_FOUND, _INVALID, None),
+    (CapacityExceeded, HTTPStatus.TOO_MANY_REQUESTS, "rate_limit_error", "rate_limit_exceeded"),
+    (PeerUnavailable, HTTPStatus.SERVICE_UNAVAILABLE, _SERVER, None),
+    (StoreUnavailable, HTTPStatus.SERVICE_UNAVAILABLE, _SERVER, None),
+    (GlinthawkError, HTTPStatus.INTERNAL_SERVER_ERROR, _SERVER, None),
 )
+"""Status, type and code of each error; the first that fits counts. OpenAI's, where it has one:
+type says whose fault it is, code is a word that programs branch on."""
 
 
 @dataclass(frozen=True)
@@ -100,14 +108,13 @@ def build_body(
 
 
 def build_error_body(error: GlinthawkError) -> tuple[int, dict[str, Any]]:
-    """Return the HTTP status and the body that tell a caller of `error`."""
-    status, kind = HTTPStatus.INTERNAL_SERVER_ERROR, "server_error"
-    for error_type, its_status, its_kind in _STATUS_OF:
-        if isinstance(error, error_type):
-            status, kind = its_status, its_kind
-            break
-    param = error.param if isinstance(error, InvalidRequest) else None
-    return int(status), _build_error(str(error), kind, param, int(status))
+    """Return the HTTP status and the body that tell a caller of `error`, here and in a batch."""
+    status, kind, code = next(
+        (status, kind, code) for leaf, status, kind, code in _FORMS if isinstance(error, leaf)
+    )
+    param = error.param if isinstance(error, InvalidRequest | UnknownModel) else None
+    document = {"message": str(error), "type": kind, "param": param, "code": code}
+    return int(status), {"error": document}
 
 
 def build_output_line(
@@ -159,10 +166,6 @@ def encode_json_line(document: Mapping[str, Any]) -> bytes:
         return text.encode("utf-8") + b"\n"
     except UnicodeEncodeError:
         return json.dumps(document, allow_nan=False, separators=(",", ":")).encode() + b"\n"
-
-
-def _build_error(message: str, kind: str, param: str | None, code: int) -> dict[str, Any]:
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
 def _build_chat_choice(

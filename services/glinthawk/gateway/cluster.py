@@ -25,9 +25,12 @@ from glinthawk.core.geometry import KVGeometry
 from glinthawk.core.step import StepPlan, StepResult
 from glinthawk.errors import GlinthawkError, PeerUnavailable
 from glinthawk.gateway.busy import BusyMeter
+from glinthawk.gateway.copies import PageCopies
+from glinthawk.gateway.events import CopyEnded
 from glinthawk.gateway.lines import LineEvents, StageLines
 from glinthawk.gateway.muster import Muster
 from glinthawk.gateway.roster import Roster, WorkerEntry
+from glinthawk.scheduler import MoveOrder
 from glinthawk.telemetry.logging import get_logger
 from glinthawk.telemetry.metrics import ServiceMetrics
 from glinthawk.wire.dial import DialOptions
@@ -53,7 +56,8 @@ class ClusterEvents:
     on_result, on_failed: of a step. on_worker_joined: it is empty, and every stage is told to
     reach it. on_worker_lost: with the reason. on_stages_lost: no step gets through; all workers
     are reported lost too, and join again when the stages are back. on_worker_leaves: it wants to
-    end within so many seconds; told again and again until `release_worker`.
+    end within so many seconds; told again and again until `release_worker`. on_copy_ended: once
+    for each `copy_pages`.
     """
 
     on_result: Callable[[StepResult], None]
@@ -62,6 +66,7 @@ class ClusterEvents:
     on_worker_lost: Callable[[str, str], None]
     on_stages_lost: Callable[[str], None]
     on_worker_leaves: Callable[[str, float], None]
+    on_copy_ended: Callable[[CopyEnded], None]
 
 
 class Cluster:
@@ -92,6 +97,11 @@ class Cluster:
         self._events: ClusterEvents | None = None
         self._is_closing = False
         self._busy = BusyMeter()
+        self._copies = PageCopies(
+            self.addresses,
+            lambda ended: self._told().on_copy_ended(ended),
+            secret=dial_options.secret,
+        )
         # Of the keeper's thread: the stages that steps go through, and the workers told of.
         self._through: tuple[Member, ...] = ()
         self._announced: dict[str, int] = {}
@@ -158,6 +168,14 @@ class Cluster:
         """Have what a worker holds dropped, and its connections made anew where they broke; it
         is then reported lost and joined. Nothing happens if it has left `epoch` behind."""
         self._muster.ask_reset(name, epoch, error)
+
+    def copy_pages(
+        self, order: MoveOrder, *, source_epoch: int, target_epoch: int, timeout_s: float
+    ) -> None:
+        """Have one worker copy a sequence's KV to another; its end is told."""
+        self._copies.begin(
+            order, source_epoch=source_epoch, target_epoch=target_epoch, timeout_s=timeout_s
+        )
 
     def release_worker(self, name: str) -> None:
         """Let a worker end that wants to: nothing that it holds is needed."""

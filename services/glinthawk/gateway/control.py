@@ -17,6 +17,7 @@ from starlette.responses import Response
 
 from glinthawk import __version__
 from glinthawk.errors import PeerUnavailable, Unauthenticated
+from glinthawk.gateway.drain_book import DrainBook
 from glinthawk.gateway.engine import Engine
 from glinthawk.gateway.http.errors import Boundary, JsonAnswer, add_error_handlers
 from glinthawk.gateway.inspection import Inspector
@@ -34,8 +35,9 @@ class DrainRequest(BaseModel):
 class Operations:
     """What can be asked of a gateway beside generating. Any thread may."""
 
-    def __init__(self, inspector: Inspector) -> None:
+    def __init__(self, inspector: Inspector, drains: DrainBook) -> None:
         self._inspector = inspector
+        self._drains = drains
         self._engine: Engine | None = None
 
     def attach(self, engine: Engine) -> None:
@@ -47,17 +49,23 @@ class Operations:
         return self._inspector.inspect().to_document()
 
     def drain(self, worker: str, deadline_s: float) -> None:
-        """Begin to drain a worker.
+        """Begin to drain a worker; a gateway that is started again goes on with it.
 
         Raises:
             NotFound: there is no such worker.
             PeerUnavailable: the stages were not there yet.
+            StoreUnavailable: it cannot be kept; the worker does not drain.
         """
-        self._require_engine().drain(worker, deadline_s)
+        engine = self._require_engine()
+        self._drains.note(worker, engine.find_worker(worker).instance, deadline_s)
+        engine.drain(worker, deadline_s)
 
     def cancel_drain(self, worker: str) -> None:
         """Take a drain back; raises as `drain`."""
-        self._require_engine().cancel_drain(worker)
+        engine = self._require_engine()
+        engine.find_worker(worker)
+        self._drains.forget(worker)
+        engine.cancel_drain(worker)
 
     def _require_engine(self) -> Engine:
         if self._engine is None:

@@ -25,7 +25,7 @@ def begin_drain(client: ControlClient, worker: str, deadline_s: float, console: 
     """
     client.drain(worker, deadline_s)
     console.print(
-        f"{worker} drains: what still runs there in {deadline_s:g} s is computed again elsewhere",
+        f"{worker} drains: what would not end there in {deadline_s:g} s goes on elsewhere",
         highlight=False,
     )
 

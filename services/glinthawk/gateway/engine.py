@@ -11,8 +11,8 @@ it. It knows no sockets, no files and no HTTP: steps leave through the carrier.
     workers ---------+
 
 Workers come and go under it: what a lost one held is computed again elsewhere, from prompt and
-tokens so far. Without a worker, everything waits. While a stage is away no worker is of use, so
-all of them count as lost.
+tokens so far; what a draining one holds is copied (see `evacuation`). Without a worker, everything
+waits. While a stage is away no worker is of use, so all of them count as lost.
 """
 
 import queue
@@ -26,9 +26,11 @@ from glinthawk.core.step import SampledToken, StepPlan, StepResult
 from glinthawk.errors import GlinthawkError, InvalidRequest, NotFound, PeerUnavailable
 from glinthawk.gateway.conversation import Listener, OpenRequest
 from glinthawk.gateway.detokenize import ChoiceResult
+from glinthawk.gateway.evacuation import Copier, Evacuation
 from glinthawk.gateway.events import (
     Broken,
     Cancel,
+    CopyEnded,
     Drain,
     Event,
     MemberEvent,
@@ -52,8 +54,8 @@ log = get_logger("gateway.engine")
 STATS_INTERVAL_S = 0.5
 
 
-class Carrier(Protocol):
-    """What takes steps to the tiers; its methods must not block."""
+class Carrier(Copier, Protocol):
+    """What takes steps, and orders to copy, to the tiers; its methods must not block."""
 
     def send_step(self, plan: StepPlan, *, epoch: int, prefill_first: bool) -> None:
         """Put a step on its way; `epoch` is that under which its worker joined."""
@@ -84,6 +86,7 @@ class EngineStats:
     tokens_out: int
     steps: int
     scheduler: SchedulerStats
+    moved_bytes: int = 0
     workers: tuple[WorkerFigures, ...] = ()
 
 
@@ -106,6 +109,7 @@ class Engine:
     ) -> None:
         self._scheduler = scheduler
         self._workers = Workforce(scheduler)
+        self._evacuation = Evacuation(scheduler, self._workers, carrier)
         self._requests = OpenRequests(scheduler, tokenizer, self._end_request, metrics)
         self._carrier = carrier
         self._on_done = on_done
@@ -141,22 +145,41 @@ class Engine:
         """Hand over that a step did not get through."""
         self._events.put(StepFailed(lane, step, error))
 
-    def worker_joined(self, entry: WorkerEntry) -> None:
-        """A worker can be used from now on, with an empty cache; its former self is void."""
-        self._events.put(WorkerJoined(entry))
+    def worker_joined(self, entry: WorkerEntry, drain_s: float | None = None) -> None:
+        """A worker can be used from now on, with an empty cache; its former self is void.
+        drain_s: it was to be empty in so many seconds, by the word of an earlier gateway."""
+        until = None if drain_s is None else self._clock() + drain_s
+        self._events.put(WorkerJoined(entry, until))
 
     def worker_lost(self, name: str) -> None:
         """A worker is gone, with what it held."""
         self._events.put(WorkerLost(name))
 
-    def drain(self, name: str, deadline_s: float) -> None:
-        """Place nothing more on a worker; what still runs there after `deadline_s` seconds is
-        computed again elsewhere. `stats` says when it is drained.
+    def copy_ended(self, event: CopyEnded) -> None:
+        """Hand over what became of a copy."""
+        self._events.put(event)
+
+    def find_worker(self, name: str) -> WorkerFigures:
+        """Return how a worker stands, half a second ago at most.
 
         Raises:
             NotFound: there is no such worker.
         """
-        self._check_worker(name)
+        workers = {worker.name: worker for worker in self.stats.workers}
+        if name not in workers:
+            known = ", ".join(workers) or "none"
+            raise NotFound(f"there is no attention worker {name!r}; known are {known}")
+        return workers[name]
+
+    def drain(self, name: str, deadline_s: float) -> None:
+        """Place nothing more on a worker; what would not end there in `deadline_s` seconds is
+        copied elsewhere, and what still runs there then computed again. `stats` says when it is
+        drained.
+
+        Raises:
+            NotFound: there is no such worker.
+        """
+        self.find_worker(name)
         self._events.put(Drain(name, self._clock() + deadline_s))
 
     def worker_leaves(self, name: str, deadline_s: float) -> None:
@@ -170,7 +193,7 @@ class Engine:
         Raises:
             NotFound: there is no such worker.
         """
-        self._check_worker(name)
+        self.find_worker(name)
         self._events.put(Drain(name, None))
 
     def break_down(self, error: GlinthawkError) -> None:
@@ -233,6 +256,8 @@ class Engine:
             sampled += self._requests.commit(event)
         elif isinstance(event, StepFailed):
             self._recover(event)
+        elif isinstance(event, CopyEnded):
+            self._evacuation.end_copy(event)
         elif isinstance(event, MemberEvent):
             self._change_workers(event)
 
@@ -242,6 +267,8 @@ class Engine:
             log.info("worker_joined", worker=event.entry.name, epoch=event.entry.epoch)
             try:
                 self._workers.join(event.entry)
+                if event.drain_until is not None:
+                    self._workers.drain(event.entry.name, event.drain_until)
             except InvalidRequest as error:
                 # It registered before the size of a page was known, and will find out itself.
                 log.warning("worker_unusable", worker=event.entry.name, reason=str(error))
@@ -280,16 +307,11 @@ class Engine:
             self._requests.blame(plan, event.error)
         self._carrier.reset_worker(plan.worker, epoch, event.error)
 
-    def _check_worker(self, name: str) -> None:
-        known = [worker.name for worker in self.stats.workers]
-        if name not in known:
-            raise NotFound(
-                f"there is no attention worker {name!r}; known are {', '.join(known) or 'none'}"
-            )
-
     def _plan(self) -> None:
-        for name in self._workers.settle(self._clock()):
+        now = self._clock()
+        for name in self._workers.settle(now):
             self._carrier.release_worker(name)
+        self._evacuation.begin_copies(now)
         for plan in self._scheduler.plan():
             self._carrier.send_step(
                 plan,
@@ -311,10 +333,12 @@ class Engine:
         self._metrics.kv_demanded_bytes.set(stats.kv_demanded_bytes)
         self._metrics.kv_capacity_bytes.set(stats.kv_capacity_bytes)
         self._metrics.queue_depth.set(stats.num_waiting)
+        self._metrics.lanes.set(sum(rows > 0 for rows in stats.lane_rows))
         self.stats = EngineStats(
             tokens_in=self._requests.totals.tokens_in,
             tokens_out=self._requests.totals.tokens_out,
             steps=self._requests.totals.steps,
             scheduler=stats,
+            moved_bytes=self._evacuation.moved_bytes,
             workers=tuple(self._workers.figures()),
         )

@@ -8,7 +8,7 @@ from glinthawk.errors import GlinthawkError
 from glinthawk.gateway.conversation import Listener
 from glinthawk.gateway.requests import ParsedRequest
 from glinthawk.gateway.roster import WorkerEntry
-from glinthawk.scheduler import Flow
+from glinthawk.scheduler import Flow, MoveOrder
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,10 @@ class StepFailed:
 
 @dataclass(frozen=True)
 class WorkerJoined:
-    """A worker with an empty cache."""
+    """A worker with an empty cache. drain_until: it drains already, until then."""
 
     entry: WorkerEntry
+    drain_until: float | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,16 @@ class Drain:
 
 
 @dataclass(frozen=True)
+class CopyEnded:
+    """All of a sequence's KV has arrived on another worker, or (with an error) nobody knows how
+    much of it."""
+
+    order: MoveOrder
+    num_bytes: int = 0
+    error: GlinthawkError | None = None
+
+
+@dataclass(frozen=True)
 class Broken:
     """Something is gone that the engine cannot do without."""
 
@@ -74,4 +85,4 @@ class Stop:
 
 
 MemberEvent = WorkerJoined | WorkerLost | Drain
-Event = Submit | Cancel | StepResult | StepFailed | MemberEvent | Broken | Stop
+Event = Submit | Cancel | StepResult | StepFailed | MemberEvent | CopyEnded | Broken | Stop

@@ -9,12 +9,10 @@ import queue
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http import HTTPStatus
 
 from glinthawk.errors import (
     CapacityExceeded,
     InvalidRequest,
-    NotFound,
     PeerUnavailable,
     Unauthenticated,
 )
@@ -24,14 +22,14 @@ from glinthawk.gateway.detokenize import TextDelta
 from glinthawk.gateway.engine import Completion
 from glinthawk.gateway.fields import shown
 from glinthawk.gateway.http.batches import build_batch, cancel_batch, keep_batch, parse_batch
-from glinthawk.gateway.http.errors import RefusedCall
-from glinthawk.gateway.http.generate import check_model, count_tokens
+from glinthawk.gateway.http.generate import count_tokens
 from glinthawk.gateway.http.limits import Accounts
 from glinthawk.gateway.http.services import HttpServices, KeyChecker
 from glinthawk.gateway.http.streaming import take_stream_options
 from glinthawk.gateway.requests import (
     Endpoint,
     ParsedRequest,
+    check_model,
     derive_seed,
     load_json,
     parse_body,
@@ -101,8 +99,7 @@ class GrpcInference:
         """
         caller = self._doorkeeper.admit(authorization)
         self._accounts.check(caller)
-        with _say_not_found():
-            request = self._parse(endpoint, body_json)
+        request = self._parse(endpoint, body_json)
         if not self._services.generation.is_ready:
             raise PeerUnavailable("no token can be generated now; try again later")
         with self._take_place(), self._accounts.open(caller, count_tokens(request)):
@@ -242,17 +239,6 @@ class GrpcOperations:
     def cancel_drain(self, worker: str) -> None:
         """See `OperationsDoor`."""
         self._operations.cancel_drain(worker)
-
-
-@contextmanager
-def _say_not_found() -> Iterator[None]:
-    """Give a refusal whose status is HTTP's 404 the status of gRPC that means the same."""
-    try:
-        yield
-    except RefusedCall as error:
-        if error.status is HTTPStatus.NOT_FOUND:
-            raise NotFound(str(error)) from error
-        raise
 
 
 def _build_delta(delta: TextDelta) -> Delta:

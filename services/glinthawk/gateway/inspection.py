@@ -68,7 +68,10 @@ class Inspection:
     num_waiting: int = 0
     num_prefilling: int = 0
     num_decoding: int = 0
+    num_moving: int = 0
     recomputed_tokens: int = 0
+    moved_tokens: int = 0
+    moved_bytes: int = 0
     tokens_in: int = 0
     tokens_out: int = 0
     tokens_out_per_s: float = 0.0
@@ -164,7 +167,10 @@ class Inspector:
             num_waiting=scheduler.num_waiting,
             num_prefilling=scheduler.num_prefilling,
             num_decoding=scheduler.num_decoding,
+            num_moving=scheduler.num_moving,
             recomputed_tokens=scheduler.recomputed_tokens,
+            moved_tokens=scheduler.moved_tokens,
+            moved_bytes=stats.moved_bytes,
             tokens_in=stats.tokens_in,
             tokens_out=stats.tokens_out,
             tokens_out_per_s=self._rate(),

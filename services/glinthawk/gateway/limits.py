@@ -9,6 +9,10 @@ from glinthawk.gateway.prompts import Prompt
 _MAX_TOKENS = (1 << 31) - 1
 
 
+class ContextTooLong(InvalidRequest):
+    """Prompt and limit together are longer than a sequence may be."""
+
+
 @dataclass(frozen=True)
 class Limit:
     """How many tokens may be generated. param: the field that says so, None for a default."""
@@ -48,13 +52,13 @@ def fit_limit(prompt: Prompt, limit: Limit | None, max_sequence_length: int) -> 
     A limit that the caller set must fit whole; a default is cut to what the model has left.
 
     Raises:
-        InvalidRequest: there is no room for it.
+        ContextTooLong: there is no room for it.
     """
     length = len(prompt.tokens)
     room = max_sequence_length - length
     if limit is not None and limit.param is not None:
         if limit.num_tokens > room:
-            raise InvalidRequest(
+            raise ContextTooLong(
                 f"a prompt of {length} tokens and {limit.param} {limit.num_tokens} make "
                 f"{length + limit.num_tokens} tokens; the longest sequence is "
                 f"{max_sequence_length}. Shorten the prompt or lower {limit.param}",
@@ -62,7 +66,7 @@ def fit_limit(prompt: Prompt, limit: Limit | None, max_sequence_length: int) -> 
             )
         return limit.num_tokens
     if room < 1:
-        raise InvalidRequest(
+        raise ContextTooLong(
             f"a prompt of {length} tokens leaves no room to generate; the longest sequence is "
             f"{max_sequence_length} tokens. Shorten the prompt",
             param="messages" if limit is None else "prompt",

@@ -223,14 +223,24 @@ class _RemoteRun:
         until = time.monotonic() + self._config.gateway_timeout_s
         while True:
             try:
-                with self._client.open_file(file_id) as pieces:
-                    self._write(descriptor, map(normalize_line, split_pieces(pieces)))
+                self._fetch_once(descriptor, file_id, begin)
                 return
             except PeerUnavailable:
-                os.ftruncate(descriptor, begin)
                 if time.monotonic() >= until:
                     raise
                 time.sleep(FETCH_AGAIN_S)
+
+    def _fetch_once(self, descriptor: int, file_id: str, begin: int) -> None:
+        """Write a file's lines behind `begin`; all of them, or none."""
+        is_whole = False
+        try:
+            with self._client.open_file(file_id) as pieces:
+                self._write(descriptor, map(normalize_line, split_pieces(pieces)))
+            is_whole = True
+        finally:
+            # Also on an interrupt: who reads the output must not find half a line.
+            if not is_whole:
+                os.ftruncate(descriptor, begin)
 
     def _write(self, descriptor: int, lines: Iterator[bytes]) -> None:
         for line in lines:

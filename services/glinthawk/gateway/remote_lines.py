@@ -42,12 +42,11 @@ def normalize_line(line: bytes) -> bytes:
         document: Any = json.loads(line)
         if document["response"] is not None:
             return line
-        error = document["error"]
-        message = f"{error['message']} ({error['code']})"
+        message, code = document["error"]["message"], document["error"]["code"]
     except (ValueError, KeyError, TypeError) as error:
         raise InvariantBroken(
             f"the gateway's file has a line that is no answer: {line[:80]!r}"
         ) from error
-    body = {"message": message, "type": "server_error", "param": None, "code": int(_UNANSWERED)}
+    body = {"message": message, "type": "server_error", "param": None, "code": code}
     response = {"status_code": int(_UNANSWERED), "request_id": None, "body": {"error": body}}
     return encode_json_line({**document, "response": response, "error": None})

@@ -10,12 +10,13 @@ knows text, tokens and limits; it knows no scheduler, no worker and no file.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, NoReturn
 
 from glinthawk.core.sampling import SamplingParams
+from glinthawk.errors import InvalidRequest, NotFound
 from glinthawk.gateway.fields import Fields, check_text, shown
 from glinthawk.gateway.limits import Limit, fit_limit, parse_max_tokens, parse_min_tokens
 from glinthawk.gateway.neutral_fields import refuse_unsupported
@@ -37,6 +38,12 @@ DEFAULT_COMPLETION_TOKENS = 16
 _MAX_DIGITS = 100
 
 _SEED_MASK = (1 << 63) - 1
+
+
+class UnknownModel(NotFound):
+    """A request names a model that is not served."""
+
+    param = "model"
 
 
 class Endpoint(StrEnum):
@@ -101,7 +108,7 @@ class ParsedRequest:
 
     choices: `n` for each prompt, ordered by index; the choices of one prompt share its tokens.
     A choice with max_new_tokens 0 is only echoed: it wants prompt logprobs at most.
-    model: echoed in the answer, not compared.
+    model: echoed in the answer; `check_model` compares it.
     """
 
     endpoint: Endpoint
@@ -124,6 +131,22 @@ def derive_seed(run_seed: int, custom_id: str) -> int:
     """Return the seed, below 2**63, of a request that brings none: stable across restarts."""
     digest = hashlib.sha256(f"{run_seed}\n{custom_id}".encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "little") & _SEED_MASK
+
+
+def check_model(name: object, served: Collection[str]) -> str:
+    """Return `name` if it is one under which the model is served.
+
+    Raises:
+        InvalidRequest: it is missing, or no string.
+        UnknownModel: there is no such model.
+    """
+    names = ", ".join(map(repr, served))
+    if name is None:
+        raise InvalidRequest(f"model is missing; there is {names}", param="model")
+    text = check_text(name, "model")
+    if text not in served:
+        raise UnknownModel(f"the model {shown(text)} does not exist; there is {names}")
+    return text
 
 
 def parse_line(line: bytes, line_number: int) -> BatchLine | RefusedLine:

@@ -29,14 +29,13 @@ def smallest_page_bytes(config: ModelConfig, kv_dtype: DType | None) -> int:
 class WorkerEntry:
     """An attention worker that is there.
 
-    epoch: of its frames now. incarnation: the epoch of its registration, which tells a process
-    from another one of the same name.
+    epoch: of its frames now. instance: tells a process from another one of the same name.
     """
 
     name: str
     kv_bytes: int
     epoch: int
-    incarnation: int
+    instance: str
 
 
 class Roster:
@@ -65,7 +64,6 @@ class Roster:
         self._kv_dtype = kv_dtype
         self._members: dict[str, Registration] = {}
         self._epochs: dict[str, int] = {}
-        self._incarnations: dict[str, int] = {}
         self._settled: DType | None = None
 
     @property
@@ -122,7 +120,7 @@ class Roster:
     def workers(self) -> tuple[WorkerEntry, ...]:
         """Return the attention workers that are there."""
         return tuple(
-            WorkerEntry(name, kv_bytes, self._epochs[name], self._incarnations[name])
+            WorkerEntry(name, kv_bytes, self._epochs[name], self._members[name].instance)
             for name, kv_bytes in self.worker_memory().items()
         )
 
@@ -148,7 +146,7 @@ class Roster:
     def add(self, registration: Registration, epoch: int) -> None:
         """Take a process in; one of the same name is replaced."""
         self._members[registration.name] = registration
-        self._epochs[registration.name] = self._incarnations[registration.name] = epoch
+        self._epochs[registration.name] = epoch
 
     def raise_epoch(self, name: str, epoch: int) -> None:
         """Give a member a later epoch: what it holds is void."""
@@ -158,7 +156,6 @@ class Roster:
         """Forget a process and return what it was."""
         member = self._members.pop(name, None)
         self._epochs.pop(name, None)
-        self._incarnations.pop(name, None)
         if member is None:
             return "process"
         return _ROLE_WORDS[member.role]

@@ -22,6 +22,7 @@ from glinthawk.config import GatewayConfig, UpConfig
 from glinthawk.core.dtype import DType
 from glinthawk.errors import GlinthawkError, InvalidConfig
 from glinthawk.gateway.control import Operations, build_control_app
+from glinthawk.gateway.drain_book import DrainBook
 from glinthawk.gateway.generation import Generation
 from glinthawk.gateway.grpc_api import Doorkeeper, GrpcInference, GrpcJobs, GrpcOperations
 from glinthawk.gateway.http.app import build_app
@@ -109,6 +110,7 @@ class _Gateway:
         )
         self._generation = Generation(context, run_seed=config.seed)
         self._grpc = GrpcServer(*config.listen_address, secret=config.secret)
+        drains = DrainBook(self._store)
         self._tiers = Tiers(
             self._tiers_settings(model_digest(files)),
             self._grpc,
@@ -116,6 +118,7 @@ class _Gateway:
             next_epoch=self._store.next_epoch,
             on_done=self._generation.finish,
             metrics=self._metrics,
+            drain_left=drains.seconds_left,
         )
         self._jobs = JobRunner(
             JobServices(self._store, self._generation, JobMetrics(self._registry)),
@@ -128,7 +131,7 @@ class _Gateway:
             self._jobs,
             is_ready=lambda: self._generation.is_ready,
         )
-        self._operations = Operations(self._inspector)
+        self._operations = Operations(self._inspector, drains)
         self._keys = (
             KeyRing(self._store, path=config.keys_file) if config.asks_for_grpc_keys else None
         )
@@ -254,6 +257,7 @@ class _Gateway:
             self._launcher.revive()
         self._inspector.tick()
         is_ready = self._generation.is_ready
+        self._metrics.ready.set(is_ready)
         if is_ready != self._was_ready:
             self._was_ready = is_ready
             log.info("ready" if is_ready else "not_ready")

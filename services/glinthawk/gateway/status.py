@@ -83,7 +83,8 @@ def _build_figures(document: Mapping[str, Any]) -> Table:
     )
     tokens = (
         f"{document['tokens_out_per_s']:,.1f} out per second; {document['tokens_in']:,} in, "
-        f"{document['tokens_out']:,} out, {document['recomputed_tokens']:,} recomputed"
+        f"{document['tokens_out']:,} out, {document['recomputed_tokens']:,} recomputed, "
+        f"{document['moved_tokens']:,} moved"
     )
     table = Table.grid(padding=(0, 2))
     for name, value in (
@@ -143,7 +144,12 @@ def _build_jobs(document: Mapping[str, Any]) -> RenderableType:
             f"{job['tokens_per_s']:,.1f}",
             format_duration(job["eta_s"]),
         )
-    return table
+    problems = [
+        Text(f"{job['batch_id']}: {job['problem']}", "red")
+        for job in document["jobs"]
+        if job.get("problem") is not None  # gateways of earlier releases do not say
+    ]
+    return Group(table, *problems)
 
 
 def _build_table(*columns: str) -> Table:

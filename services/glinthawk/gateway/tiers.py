@@ -16,11 +16,11 @@ from glinthawk.core.step import StepPlan
 from glinthawk.errors import GlinthawkError, PeerUnavailable
 from glinthawk.gateway.cluster import Cluster, ClusterEvents
 from glinthawk.gateway.engine import Completion, Engine
-from glinthawk.gateway.roster import Roster
+from glinthawk.gateway.roster import Roster, WorkerEntry
 from glinthawk.gateway.workers import WorkerState
 from glinthawk.models.config import ModelConfig
 from glinthawk.models.tokenizer import Tokenizer
-from glinthawk.scheduler import Scheduler, SchedulerConfig
+from glinthawk.scheduler import MoveOrder, Scheduler, SchedulerConfig
 from glinthawk.telemetry.metrics import ServiceMetrics
 from glinthawk.wire.dial import DialOptions
 from glinthawk.wire.grpc_server import GrpcServer
@@ -75,6 +75,7 @@ class Tiers:
         next_epoch: raises the durable counter of epochs, and returns it.
         on_done: gets each finished request, in the engine's thread; must not block.
         metrics: of the process.
+        drain_left: seconds in which a worker that joins is to be empty, None if it is to stay.
     """
 
     def __init__(
@@ -86,8 +87,10 @@ class Tiers:
         next_epoch: Callable[[], int],
         on_done: Callable[[Completion], None],
         metrics: ServiceMetrics,
+        drain_left: Callable[[WorkerEntry], float | None] = lambda entry: None,
     ) -> None:
         self._settings = settings
+        self._drain_left = drain_left
         self._tokenizer = tokenizer
         self._on_done = on_done
         self._metrics = metrics
@@ -166,10 +169,11 @@ class Tiers:
         events = ClusterEvents(
             on_result=engine.take_result,
             on_failed=engine.step_failed,
-            on_worker_joined=engine.worker_joined,
+            on_worker_joined=lambda entry: engine.worker_joined(entry, self._drain_left(entry)),
             on_worker_lost=lambda name, _: engine.worker_lost(name),
             on_stages_lost=lambda _: None,
             on_worker_leaves=engine.worker_leaves,
+            on_copy_ended=engine.copy_ended,
         )
         self.cluster.connect(events if settings.survives else self._end_with(engine, events))
         if settings.num_workers:
@@ -207,6 +211,14 @@ class _StrictCarrier:
     def send_step(self, plan: StepPlan, *, epoch: int, prefill_first: bool) -> None:
         """Put a step on its way."""
         self._tiers.cluster.send_step(plan, epoch=epoch, prefill_first=prefill_first)
+
+    def copy_pages(
+        self, order: MoveOrder, *, source_epoch: int, target_epoch: int, timeout_s: float
+    ) -> None:
+        """Have one worker copy a sequence's KV to another."""
+        self._tiers.cluster.copy_pages(
+            order, source_epoch=source_epoch, target_epoch=target_epoch, timeout_s=timeout_s
+        )
 
     def reset_worker(self, name: str, epoch: int, error: GlinthawkError) -> None:
         """End the run with the error."""

@@ -15,6 +15,9 @@ from enum import StrEnum
 from glinthawk.errors import NotFound
 from glinthawk.gateway.roster import WorkerEntry
 from glinthawk.scheduler import Scheduler
+from glinthawk.telemetry.logging import get_logger
+
+log = get_logger("gateway.workers")
 
 MOST_ABSENT = 64
 """Workers that are gone and still shown."""
@@ -31,13 +34,14 @@ class WorkerState(StrEnum):
 
 @dataclass(frozen=True)
 class WorkerFigures:
-    """A worker as others see it."""
+    """A worker as others see it. instance: of the process that has its name."""
 
     name: str
     state: WorkerState
     kv_used_bytes: int
     kv_capacity_bytes: int
     num_sequences: int
+    instance: str = ""
 
 
 @dataclass
@@ -82,7 +86,7 @@ class Workforce:
         if former is not None:
             self._withdraw(former)
         record = self._records[entry.name] = _Record(entry, is_present=False)
-        if former is not None and former.entry.incarnation == entry.incarnation:
+        if former is not None and former.entry.instance == entry.instance:
             record.drain_until = former.drain_until
             record.is_drained = former.is_drained
             record.then_ends = former.then_ends
@@ -103,6 +107,12 @@ class Workforce:
         absent = [name for name, item in self._records.items() if not item.is_present]
         for old in absent[: max(0, len(absent) - MOST_ABSENT)]:
             del self._records[old]
+
+    def draining(self) -> Iterator[tuple[str, float]]:
+        """Yield the workers that are being emptied, and until when."""
+        for name, record in self._records.items():
+            if record.in_use and record.drain_until is not None:
+                yield name, record.drain_until
 
     def epoch_of(self, name: str) -> int:
         """Return the epoch under which a worker is in use."""
@@ -152,7 +162,9 @@ class Workforce:
                 continue
             is_idle = not record.in_use or self._scheduler.worker_load(name).is_idle
             if is_idle or now >= record.drain_until:
-                self._withdraw(record)
+                num_lost = self._withdraw(record)
+                if not record.is_drained:
+                    log.info("worker_drained", worker=name, recomputed_sequences=num_lost)
                 record.is_drained = True
                 if record.then_ends:
                     record.then_ends = False
@@ -167,12 +179,14 @@ class Workforce:
                 sizes = (load.kv_used_bytes, load.kv_capacity_bytes, load.num_sequences)
             else:
                 sizes = (0, record.entry.kv_bytes if record.is_present else 0, 0)
-            yield WorkerFigures(name, record.state, *sizes)
+            yield WorkerFigures(name, record.state, *sizes, record.entry.instance)
 
-    def _withdraw(self, record: _Record) -> None:
-        if record.in_use:
-            record.in_use = False
-            self._scheduler.remove_worker(record.entry.name)
+    def _withdraw(self, record: _Record) -> int:
+        """Take a worker out of use; return how many sequences are computed again."""
+        if not record.in_use:
+            return 0
+        record.in_use = False
+        return len(self._scheduler.remove_worker(record.entry.name))
 
     def _find(self, name: str) -> _Record:
         record = self._records.get(name)

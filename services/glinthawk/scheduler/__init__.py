@@ -6,14 +6,14 @@ Knows no clock, network, torch or text. The engine drives one `Scheduler`:
     add(group), abort(ids)                          requests
     plan() -> steps to send now, in this order      (sent steps are in flight)
     commit(result, finished) -> Committed           a step came back
-    revert(lane, step)                              a worker refused a step: nothing changed
+    movable(name), start_move, end_move             a sequence's KV goes to another worker
     find_step(lane, step), worker_load(name)
     prefill_first, stats(), check_integrity()
 
 Promises of the engine: the steps of one worker are sent, and composed by the worker, in the
-order in which `plan` returned them; a step ends by `commit` or `revert` exactly once, release
-steps too (their result has no tokens); K and V of a prefill step are in the worker before a
-later step's fork is applied.
+order in which `plan` returned them; a step ends by `commit` exactly once, release steps too (their
+result has no tokens), unless its worker is removed; K and V of a prefill step are in the worker
+before a later step's fork is applied.
 
 How choices share a prompt: the first choice prefills the whole prompt and samples its own
 first token. Every other choice is a `Fork` at prompt - 1 tokens, and its first decode step
@@ -31,10 +31,13 @@ from glinthawk.scheduler.data import (
     Finished,
     FinishReason,
     Flow,
+    Movable,
+    MoveOrder,
     SchedulerStats,
     SequenceGroup,
     WorkerLoad,
 )
+from glinthawk.scheduler.lengths import LearnedLengths
 from glinthawk.scheduler.node import ReadyItem, choose_segment
 from glinthawk.scheduler.scheduler import Scheduler
 
@@ -44,6 +47,9 @@ __all__ = [
     "Finished",
     "Flow",
     "LaneTimings",
+    "LearnedLengths",
+    "Movable",
+    "MoveOrder",
     "ReadyItem",
     "Scheduler",
     "SchedulerConfig",

@@ -9,7 +9,7 @@ from glinthawk.errors import InvariantBroken
 from glinthawk.scheduler.books import Books
 from glinthawk.scheduler.data import SchedulerStats
 from glinthawk.scheduler.lane import Lane
-from glinthawk.scheduler.sequence import Phase, Sequence
+from glinthawk.scheduler.sequence import LEADS, Phase, Sequence
 from glinthawk.scheduler.worker import WorkerState
 
 
@@ -27,6 +27,8 @@ def build_stats(books: Books) -> SchedulerStats:
         steps_in_flight=len(books.flights),
         num_set_back=books.num_set_back,
         recomputed_tokens=books.recomputed_tokens,
+        num_moving=len(books.moves),
+        moved_tokens=books.moved_tokens,
         kv_used_bytes=sum(worker.used for worker in workers) * page_bytes,
         kv_demanded_bytes=demanded_pages(books) * page_bytes,
         kv_capacity_bytes=sum(worker.capacity for worker in workers) * page_bytes,
@@ -69,7 +71,7 @@ def verify(books: Books) -> None:
         if sequence.phase is Phase.PENDING:
             places[sequence.id] += 1
             _demand(sequence in group.pending, sequence, "pending in its group")
-            leads = [s for s in group.members if s.phase in (Phase.QUEUED, Phase.PREFILL)]
+            leads = [s for s in group.members if s.phase in LEADS]
             _demand(group.holder is not None or bool(leads), sequence, "led by somebody")
         if group.holder is not None:
             worker_of = group.holder.worker
@@ -79,15 +81,22 @@ def verify(books: Books) -> None:
     for flight in books.flights.values():
         for sequence in flight.sequences:
             _demand(sequence.flying and sequence.worker is flight.worker, sequence, "flying")
+    _verify_moves(books)
     if sum(places.values()) != len(books.sequences):
         raise InvariantBroken(f"{sum(places.values())} places, {len(books.sequences)} sequences")
+    if books.lengths.num_open != len(books.sequences):
+        raise InvariantBroken(
+            f"{books.lengths.num_open} lengths are awaited of {len(books.sequences)} sequences"
+        )
 
 
 def _verify_worker(books: Books, worker: WorkerState, places: Counter[int]) -> None:
     owned = sum(sequence.pages for sequence in worker.sequences.values())
-    if worker.used != owned + worker.shared_pages() or worker.used > worker.capacity:
+    promised = sum(worker.arriving.values())
+    counted = owned + worker.shared_pages() + promised
+    if worker.used != counted or worker.used > worker.capacity:
         raise InvariantBroken(
-            f"worker {worker.name}: {worker.used} pages used, {owned} owned, "
+            f"worker {worker.name}: {worker.used} pages used, {owned} owned, {promised} promised, "
             f"{worker.shared_pages()} shared, {worker.capacity} there"
         )
     flying = [flight for flight in books.flights.values() if flight.worker is worker]
@@ -102,11 +111,26 @@ def _verify_worker(books: Books, worker: WorkerState, places: Counter[int]) -> N
         shared = [s for s in worker.sequences.values() if s.shared and s.shared is sequence.shared]
         if sequence.shared is not None:
             _demand(len(shared) == sequence.shared.holders, sequence, "sharing with its holders")
+        if sequence.phase is Phase.MOVING:
+            places[sequence.id] += 1
+            _demand(sequence.id in books.moves, sequence, "on its way to another worker")
     for sequence in worker.prefilling:
         places[sequence.id] += 1
         _demand(sequence.phase is Phase.PREFILL, sequence, "in prefill")
     for lane in worker.lanes:
         _verify_lane(worker, lane, places)
+
+
+def _verify_moves(books: Books) -> None:
+    arriving = [sequence for worker in books.workers.values() for sequence in worker.arriving]
+    if len(arriving) != len(books.moves):
+        raise InvariantBroken(f"{len(arriving)} sequences arrive, {len(books.moves)} move")
+    for move in books.moves.values():
+        sequence = move.sequence
+        _demand(sequence.phase is Phase.MOVING, sequence, "moving")
+        _demand(sequence.worker is move.source, sequence, f"on worker {move.source.name}")
+        _demand(sequence in move.target.arriving, sequence, f"expected by {move.target.name}")
+        _demand(not sequence.flying and sequence.lane is None, sequence, "out of its lane")
 
 
 def _verify_lane(worker: WorkerState, lane: Lane, places: Counter[int]) -> None:

@@ -3,29 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from glinthawk.core.ids import LaneId, SequenceId
 from glinthawk.core.step import StepPlan
 from glinthawk.scheduler.config import SchedulerConfig
-from glinthawk.scheduler.data import Finished, FinishReason
+from glinthawk.scheduler.data import Finished, FinishReason, MoveOrder
 from glinthawk.scheduler.lane import Lane
 from glinthawk.scheduler.lengths import LearnedLengths
-from glinthawk.scheduler.sequence import Group, Phase, Sequence
+from glinthawk.scheduler.sequence import LEADS, Group, Phase, Sequence
 from glinthawk.scheduler.waiting import WaitingQueue
 from glinthawk.scheduler.worker import WorkerState
 
 
 @dataclass(eq=False)
 class Flight:
-    """A step in flight: its sequences in the plan's order, its lane, and whom it introduced."""
+    """A step in flight: its sequences in the plan's order, and its lane."""
 
     plan: StepPlan
     worker: WorkerState
     sequences: list[Sequence]
     lane: Lane | None = None
     all_rows: bool = True
-    introduced: list[Sequence] = field(default_factory=list)
+
+
+@dataclass(frozen=True, eq=False)
+class Move:
+    """A sequence's KV on its way to another worker."""
+
+    order: MoveOrder
+    sequence: Sequence
+    source: WorkerState
+    target: WorkerState
 
 
 class Books:
@@ -38,12 +47,15 @@ class Books:
         self.queue = WaitingQueue()
         self.sequences: dict[SequenceId, Sequence] = {}
         self.flights: dict[tuple[LaneId, int], Flight] = {}
+        self.moves: dict[SequenceId, Move] = {}
         self.num_set_back = 0
         self.recomputed_tokens = 0
+        self.moved_tokens = 0
         self.lengths = LearnedLengths(config.default_expected_tokens)
         self._num_ordered = 0
         self._last_lane = 0
         self._last_step = 0
+        self._last_move = 0
 
     def next_order(self) -> int:
         """Return the age of the next sequence."""
@@ -60,6 +72,11 @@ class Books:
         self._last_step += 1
         return self._last_step
 
+    def next_move(self) -> int:
+        """Return a number for a move that was never used."""
+        self._last_move += 1
+        return self._last_move
+
     @property
     def lanes_per_worker(self) -> int:
         """Lanes that each worker is to have in flight."""
@@ -73,7 +90,7 @@ class Books:
     def expected_output(self, group: Group) -> int:
         """Return how many tokens each choice of a group is expected to generate."""
         expected = group.expected_new_tokens
-        guess = self.lengths.expect(group.flow) if expected is None else expected
+        guess = self.lengths.expect(group.flow.name) if expected is None else expected
         return min(max(1, group.max_new_tokens), max(1, guess))
 
     def set_back(self, sequence: Sequence) -> None:
@@ -94,16 +111,19 @@ class Books:
             self.queue.put_back(sequence)
         else:
             del self.sequences[sequence.id]
+            self.lengths.forget(sequence.group.flow.name, sequence.id)
             sequence.phase = Phase.DONE
-        self._lose_holder(sequence, worker)
+        self.lose_holder(sequence, worker)
 
     def end(self, sequence: Sequence, reason: FinishReason) -> Finished:
         """End a sequence that is not in flight, and return what to tell of it."""
         group = sequence.group
         worker = sequence.worker
         del self.sequences[sequence.id]
-        if reason is not FinishReason.ERROR:
-            self.lengths.observe(group.flow, sequence.num_generated)
+        if reason is FinishReason.ERROR or sequence.num_generated == 0:
+            self.lengths.forget(group.flow.name, sequence.id)
+        else:
+            self.lengths.end(group.flow.name, sequence.id, sequence.num_generated)
         self._settle_charge(sequence)
         finished = Finished(sequence.id, reason, sequence.num_generated)
         if sequence.phase is Phase.QUEUED:
@@ -119,7 +139,7 @@ class Books:
             self._leave(sequence)
         sequence.phase = Phase.DONE
         if worker is not None:
-            self._lose_holder(sequence, worker)
+            self.lose_holder(sequence, worker)
         self.drop_idle_holder(group)
         self.ensure_lead(group)
         return finished
@@ -142,7 +162,7 @@ class Books:
         worker.num_held -= 1
         worker.release(holder)
         holder.phase = Phase.DONE
-        self._lose_holder(holder, worker)
+        self.lose_holder(holder, worker)
 
     def become_holder(self, sequence: Sequence) -> None:
         """Offer a settled sequence's prompt pages to the choices that wait."""
@@ -167,7 +187,7 @@ class Books:
         candidate = next(settled, None)
         if candidate is not None:
             self.become_holder(candidate)
-        elif not any(s.phase in (Phase.QUEUED, Phase.PREFILL) for s in group.members):
+        elif not any(s.phase in LEADS for s in group.members):
             lead = min(group.pending, key=lambda sequence: sequence.order)
             group.pending.remove(lead)
             self.queue.put_back(lead)
@@ -186,6 +206,12 @@ class Books:
         self.release_all(list(worker.sequences.values()))
         del self.workers[worker.name]
         return tuple(sequence.id for sequence in lost)
+
+    def cancel_move(self, sequence: Sequence) -> None:
+        """Give up a copy that is under way; the sequence's pages on the source stay."""
+        target = self.moves.pop(sequence.id).target
+        target.stop_expecting(sequence)
+        sequence.barred |= {target.name}
 
     def release_all(self, sequences: Iterable[Sequence]) -> None:
         """Set back every idle sequence given that still holds pages."""
@@ -214,6 +240,8 @@ class Books:
     def _leave_rows(self, sequence: Sequence, worker: WorkerState) -> None:
         if sequence.phase is Phase.PREFILL:
             worker.prefilling.remove(sequence)
+        elif sequence.phase is Phase.MOVING:
+            self.cancel_move(sequence)
         elif sequence.lane is not None:
             sequence.lane.remove(sequence)
 
@@ -223,7 +251,8 @@ class Books:
         others = (s for s in group.members if s.settled and s is not sequence)
         return group.holder is sequence and self._is_needed(group) and not any(others)
 
-    def _lose_holder(self, sequence: Sequence, worker: WorkerState) -> None:
+    def lose_holder(self, sequence: Sequence, worker: WorkerState) -> None:
+        """Have nobody fork from a sequence any more that leaves its worker."""
         group = sequence.group
         if group.holder is sequence:
             group.holder = None

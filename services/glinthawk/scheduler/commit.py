@@ -1,4 +1,4 @@
-"""Takes in what came back: tokens of a step, or the news that a worker refused it."""
+"""Takes in what came back: the tokens of a step."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from glinthawk.core.ids import LaneId, SequenceId
+from glinthawk.core.ids import SequenceId
 from glinthawk.core.step import SampledToken, StepKind, StepResult
-from glinthawk.errors import InvariantBroken, NotFound
+from glinthawk.errors import InvariantBroken
 from glinthawk.scheduler.books import Books, Flight
 from glinthawk.scheduler.data import Committed, Finished, FinishReason
 from glinthawk.scheduler.decode import assign_lane
@@ -27,7 +27,8 @@ def commit_step(
         return None
     sampled = _match(flight, result)
     _land(books, flight)
-    flight.worker.unreleased.difference_update(flight.plan.releases)
+    for released in flight.plan.releases:
+        flight.worker.unreleased.pop(released, None)
     accepted: list[SequenceId] = []
     endings: Endings = []
     for sequence, token in zip(flight.sequences, sampled, strict=True):
@@ -50,26 +51,6 @@ def commit_step(
         _end_prefill(books, flight, endings)
     told = tuple(_end_all(books, flight, endings))
     return Committed(result.lane, result.step, flight.plan.kind, frozenset(accepted), told)
-
-
-def revert_step(books: Books, lane: LaneId, step: int, *, recompute: bool) -> None:
-    """Undo a step in flight. What it was to release is told again with a later step; choices
-    whose fork did not happen, and with `recompute` all its sequences, are prefilled again."""
-    flight = books.flights.get((lane, step))
-    if flight is None:
-        raise NotFound(f"step {step} of lane {lane} is not in flight; it cannot be reverted")
-    _land(books, flight)
-    flight.worker.releases = list(flight.plan.releases) + flight.worker.releases
-    for sequence in flight.introduced:
-        sequence.known = False
-    for sequence, start in zip(flight.sequences, flight.plan.starts.tolist(), strict=True):
-        if flight.lane is None:
-            sequence.prefilled = start
-    _end_all(books, flight, [])
-    if recompute:
-        books.release_all(flight.sequences)
-    elif flight.lane is not None:
-        books.release_all(flight.introduced)
 
 
 def _match(flight: Flight, result: StepResult) -> list[SampledToken | None]:

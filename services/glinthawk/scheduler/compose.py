@@ -23,7 +23,8 @@ def compose_decode(books: Books, worker: WorkerState, decode: DecodeRows) -> Ste
         sequences = list(lane.members)
     else:
         sequences = [lane.members[row] for row in decode.rows.tolist()]
-    forks, registrations, introduced = _introduce_forks(sequences)
+    forks, registrations = _introduce_forks(sequences)
+    arrived = _introduce_arrived(sequences)
     plan = StepPlan(
         kind=StepKind.DECODE,
         lane=lane.id,
@@ -36,10 +37,10 @@ def compose_decode(books: Books, worker: WorkerState, decode: DecodeRows) -> Ste
         tokens=lane.next_token[rows].astype(np.uint32),
         releases=_take_releases(worker),
         forks=forks,
-        registrations=registrations,
+        registrations=(*registrations, *(sequence.registration() for sequence in arrived)),
     )
     lane.flying = True
-    flight = Flight(plan, worker, sequences, lane, decode.rows is None, introduced)
+    flight = Flight(plan, worker, sequences, lane, decode.rows is None)
     return _launch(books, flight)
 
 
@@ -66,7 +67,7 @@ def compose_prefill(books: Books, worker: WorkerState, chunks: list[Chunk]) -> S
     worker.prefills_flying += 1
     for sequence in introduced:
         sequence.known = True
-    return _launch(books, Flight(plan, worker, sequences, introduced=introduced))
+    return _launch(books, Flight(plan, worker, sequences))
 
 
 def compose_release(books: Books, worker: WorkerState) -> StepPlan:
@@ -88,7 +89,7 @@ def compose_release(books: Books, worker: WorkerState) -> StepPlan:
 
 def _introduce_forks(
     sequences: Iterable[Sequence],
-) -> tuple[tuple[Fork, ...], tuple[SequenceStart, ...], list[Sequence]]:
+) -> tuple[tuple[Fork, ...], tuple[SequenceStart, ...]]:
     introduced = [sequence for sequence in sequences if not sequence.known]
     forks: list[Fork] = []
     for sequence in introduced:
@@ -98,7 +99,15 @@ def _introduce_forks(
         sequence.group.unsent_forks.discard(sequence.id)
         sequence.fork_from = None
         sequence.known = True
-    return tuple(forks), tuple(s.registration() for s in introduced), introduced
+    return tuple(forks), tuple(s.registration() for s in introduced)
+
+
+def _introduce_arrived(sequences: Iterable[Sequence]) -> list[Sequence]:
+    """Return those that came from another worker and step here for the first time."""
+    arrived = [sequence for sequence in sequences if sequence.unregistered]
+    for sequence in arrived:
+        sequence.unregistered = False
+    return arrived
 
 
 def _side_lane(books: Books, worker: WorkerState) -> LaneId:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from glinthawk.core.geometry import KVGeometry
 from glinthawk.errors import InvalidConfig
+from glinthawk.scheduler.lengths import DEFAULT_TOKENS
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class SchedulerConfig:
     max_sequence_length: int = 8192
     watermark: float = 0.02
     lone_tokens: int = 1024
-    default_expected_tokens: int = 256
+    default_expected_tokens: int = DEFAULT_TOKENS
 
     def __post_init__(self) -> None:
         minima = {

@@ -89,6 +89,30 @@ class Committed:
 
 
 @dataclass(frozen=True)
+class Movable:
+    """A sequence whose KV could be copied elsewhere now. expected_rest: tokens that it is still
+    expected to generate."""
+
+    sequence: SequenceId
+    num_generated: int
+    expected_rest: int
+
+
+@dataclass(frozen=True)
+class MoveOrder:
+    """The KV of the first `num_tokens` tokens of a sequence, to be copied from worker to worker.
+
+    number: tells this move from all others; it is never used again.
+    """
+
+    number: int
+    sequence: SequenceId
+    source: str
+    target: str
+    num_tokens: int
+
+
+@dataclass(frozen=True)
 class WorkerLoad:
     """What one worker holds. is_idle: nothing runs there, and it has been told of all releases."""
 
@@ -110,6 +134,8 @@ class SchedulerStats:
     steps_in_flight: int
     num_set_back: int
     recomputed_tokens: int
+    num_moving: int
+    moved_tokens: int
     kv_used_bytes: int
     kv_demanded_bytes: int
     kv_capacity_bytes: int

@@ -170,7 +170,7 @@ def _free_younger(books: Books, worker: WorkerState, sequence: Sequence) -> bool
     if held:
         books.drop_held(held[0])
         return True
-    idle = (s for s in worker.sequences.values() if not s.busy)
+    idle = (s for s in worker.sequences.values() if not s.busy and s.phase is not Phase.MOVING)
     youngest = max(idle, key=lambda other: other.order)
     if youngest.order <= sequence.order:
         return False

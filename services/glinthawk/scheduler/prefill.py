@@ -78,7 +78,7 @@ def can_admit(books: Books, worker: WorkerState, sequence: Sequence) -> bool:
     if not worker.accepting or worker.short or worker.num_running >= books.rows_per_worker:
         return False
     pages = worker.geometry.num_pages(len(sequence.tokens))
-    if not worker.sequences:
+    if worker.is_vacant:
         return pages <= worker.free
     spare = worker.capacity * books.config.watermark
     if pages + spare > worker.free:

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from glinthawk.core.ids import LaneId, SequenceId
 from glinthawk.core.step import SequenceStart, StepPlan, StepResult
 from glinthawk.errors import InvalidRequest, NotFound
 from glinthawk.scheduler.accounts import build_stats, verify
 from glinthawk.scheduler.books import Books
-from glinthawk.scheduler.commit import commit_step, revert_step
+from glinthawk.scheduler.commit import commit_step
 from glinthawk.scheduler.compose import compose_decode, compose_prefill, compose_release
 from glinthawk.scheduler.config import SchedulerConfig
 from glinthawk.scheduler.data import (
     Committed,
     FinishReason,
+    Movable,
+    MoveOrder,
     SchedulerStats,
     SequenceGroup,
     WorkerLoad,
 )
 from glinthawk.scheduler.decode import plan_decode
-from glinthawk.scheduler.prefill import can_admit, could_hold, plan_prefill
+from glinthawk.scheduler.moving import (
+    fail_move,
+    finish_move,
+    forget_target,
+    list_movable,
+    start_move,
+)
+from glinthawk.scheduler.prefill import can_admit, plan_prefill
 from glinthawk.scheduler.sequence import Group, Phase, Sequence
 from glinthawk.scheduler.worker import WorkerState
 
@@ -53,7 +62,9 @@ class Scheduler:
         """Forget a worker; its sequences wait again, its steps in flight are void.
 
         Returns the sequences that will be recomputed."""
-        return self._books.forget_worker(self._worker(name))
+        worker = self._worker(name)
+        forget_target(self._books, worker)
+        return self._books.forget_worker(worker)
 
     def set_accepting(self, name: str, accepting: bool) -> None:
         """Say whether new sequences may be placed on a worker (False drains it)."""
@@ -71,16 +82,6 @@ class Scheduler:
         """Tell whether a sequence of `num_tokens` (prompt and output) could ever be held."""
         largest = self.largest_possible()
         return num_tokens <= (self.config.max_sequence_length if largest is None else largest)
-
-    def stranded(self) -> tuple[SequenceId, ...]:
-        """Return unfinished sequences that no present worker could hold (after a worker left);
-        they wait until one comes that can."""
-        workers = self._books.workers.values()
-        return tuple(
-            sequence.id
-            for sequence in self._books.sequences.values()
-            if not any(could_hold(worker, sequence) for worker in workers)
-        )
 
     def add(self, group: SequenceGroup) -> None:
         """Queue a request. Raises InvalidRequest, with both sizes, when it can never fit."""
@@ -138,11 +139,20 @@ class Scheduler:
         `finished`: sequences that end with their sampled token, by the caller's judgement."""
         return commit_step(self._books, result, finished or {})
 
-    def revert(self, lane: LaneId, step: int, *, recompute: bool = False) -> None:
-        """Undo a step that its worker refused (nothing changed there).
+    def movable(self, name: str) -> list[Movable]:
+        """Return the sequences of a worker whose KV could be copied elsewhere now."""
+        return list_movable(self._worker(name))
 
-        With `recompute` its sequences are prefilled again (the worker lost their state)."""
-        revert_step(self._books, lane, step, recompute=recompute)
+    def start_move(self, sequence: SequenceId, excluded: Collection[str] = ()) -> MoveOrder | None:
+        """Begin to move a sequence's KV to another worker; it stands still until `end_move`.
+
+        None when no worker but those `excluded` has room for it, or it cannot leave now."""
+        return start_move(self._books, sequence, excluded)
+
+    def end_move(self, order: MoveOrder, *, arrived: bool) -> bool:
+        """Let a sequence go on: on the target if all its KV has `arrived` there, else where it
+        was. False when the move is over already (aborted, set back, a worker removed)."""
+        return (finish_move if arrived else fail_move)(self._books, order)
 
     def find_step(self, lane: LaneId, step: int) -> StepPlan | None:
         """Return a step in flight; None for one that came back, or whose worker was removed."""
@@ -157,7 +167,7 @@ class Scheduler:
             kv_used_bytes=worker.used * page_bytes,
             kv_capacity_bytes=worker.capacity * page_bytes,
             num_sequences=len(worker.sequences),
-            is_idle=not (worker.sequences or worker.steps_flying or worker.releases),
+            is_idle=worker.is_vacant and not (worker.steps_flying or worker.releases),
         )
 
     @property
@@ -225,6 +235,7 @@ class Scheduler:
         )
         group.members.append(sequence)
         self._books.sequences[sequence.id] = sequence
+        self._books.lengths.begin(group.flow.name, sequence.id)
         has_output = sequence.num_generated > 0
         if is_lead or has_output or group.fork_tokens == 0:
             self._books.queue.append(sequence)

@@ -21,6 +21,7 @@ class Phase(Enum):
 
     QUEUED -> PREFILL -> JOINING -> LANE -> DONE        a sequence with its own prefill
     PENDING -> JOINING -> LANE -> DONE                  a choice forked from its holder
+    JOINING, LANE -> MOVING -> JOINING                  its KV goes to another worker
     HELD: ended, but its pages are still to be forked. Setting back leads to QUEUED.
     """
 
@@ -31,6 +32,11 @@ class Phase(Enum):
     LANE = 5
     HELD = 6
     DONE = 7
+    MOVING = 8
+
+
+LEADS = (Phase.QUEUED, Phase.PREFILL, Phase.MOVING)
+"""Phases after which a sequence's pages can be forked, so that choices may wait for it."""
 
 
 @dataclass(eq=False)
@@ -69,6 +75,8 @@ class Sequence:
     settled: a step of it came back, so its KV is there and may be forked.
     flying: in a step in flight. doomed: ends as soon as it is not in flight.
     charged: tokens that its flow was charged with when it was first served.
+    unregistered: it came from another worker; the last stage is told with its next step.
+    barred: workers that its KV is not copied to again, because a copy there failed.
     """
 
     start: SequenceStart
@@ -90,6 +98,8 @@ class Sequence:
     flying: bool = False
     doomed: FinishReason | None = None
     charged: int = 0
+    unregistered: bool = False
+    barred: frozenset[str] = frozenset()
 
     @property
     def id(self) -> SequenceId:

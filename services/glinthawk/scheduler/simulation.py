@@ -16,7 +16,7 @@ from glinthawk.core.geometry import KVGeometry
 from glinthawk.core.ids import LaneId, SequenceId
 from glinthawk.core.step import SampledToken, StepKind, StepPlan, StepResult
 from glinthawk.errors import InvariantBroken
-from glinthawk.scheduler.data import FinishReason
+from glinthawk.scheduler.data import FinishReason, MoveOrder
 from glinthawk.scheduler.node import ReadyItem, choose_segment
 from glinthawk.scheduler.scheduler import Scheduler
 
@@ -31,6 +31,8 @@ class PageLedger:
         self._tables: dict[int, list[int]] = {}
         self._tokens: dict[int, int] = {}
         self._names = itertools.count()
+        self._expected: set[int] = set()
+        self._given_up: set[int] = set()
 
     @property
     def used(self) -> int:
@@ -41,9 +43,12 @@ class PageLedger:
         """Apply releases, then forks, then make room for the rows; all or nothing."""
         tables = {name: list(table) for name, table in self._tables.items()}
         tokens = dict(self._tokens)
+        given_up = [name for name in plan.releases if name not in tables]
         for name in plan.releases:
-            self._require(name in tables, plan, f"releases unknown sequence {name}")
-            del tables[name], tokens[name]
+            is_known = name in tables or name in self._expected
+            self._require(is_known, plan, f"releases unknown sequence {name}")
+            tables.pop(name, None)
+            tokens.pop(name, None)
         for fork in plan.forks:
             self._require(fork.child not in tables, plan, f"forks to known {fork.child}")
             self._require(
@@ -70,6 +75,26 @@ class PageLedger:
         used = len({page for table in tables.values() for page in table})
         self._require(used <= self._num_pages, plan, f"needs {used} of {self._num_pages} pages")
         self._tables, self._tokens = tables, tokens
+        self._given_up.update(given_up)
+
+    def expect(self, order: MoveOrder) -> None:
+        """Know that a sequence is on its way here from another worker, and may never come."""
+        self._expected.add(order.sequence)
+
+    def holds(self, order: MoveOrder) -> bool:
+        """Tell whether a sequence that is to be copied is here, with its tokens."""
+        return self._tokens.get(order.sequence) == order.num_tokens
+
+    def receive(self, order: MoveOrder) -> bool:
+        """Take a sequence from another worker; False if it was released before, or is full."""
+        pages = self._geometry.num_pages(order.num_tokens)
+        if order.sequence in self._given_up or self.used + pages > self._num_pages:
+            return False
+        if order.sequence in self._tables:
+            raise InvariantBroken(f"sequence {order.sequence} is here already and comes again")
+        self._tables[order.sequence] = [next(self._names) for _ in range(pages)]
+        self._tokens[order.sequence] = order.num_tokens
+        return True
 
     def _write(
         self, plan: StepPlan, tables: dict[int, list[int]], name: int, num_tokens: int

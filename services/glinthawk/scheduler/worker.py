@@ -21,7 +21,8 @@ from glinthawk.scheduler.sequence import Group, Phase, Sequence, SharedPages
 
 class WorkerState:
     """One worker. sequences: all that hold pages. releases: to be told with its next step.
-    unreleased: those of `releases`, and those told in steps not yet back.
+    unreleased: those of `releases`, and those told in steps not yet back, with their pages.
+    arriving: sequences whose KV is being copied here, with the pages promised to them.
     forks: groups with choices that wait to fork here. short: growth failed in this plan.
     refused: waiting sequences that did not fit since something was last freed.
     planned: the forecast that admission extends during one plan; None when it is out of date."""
@@ -37,7 +38,8 @@ class WorkerState:
         self.prefilling: list[Sequence] = []
         self.forks: deque[Group] = deque()
         self.releases: list[SequenceId] = []
-        self.unreleased: set[SequenceId] = set()
+        self.unreleased: dict[SequenceId, int] = {}
+        self.arriving: dict[Sequence, int] = {}
         self.side_lanes: list[LaneId] = []
         self.prefills_flying = 0
         self.steps_flying = 0
@@ -52,9 +54,20 @@ class WorkerState:
         return self.capacity - self.used
 
     @property
+    def free_now(self) -> int:
+        """Pages that are promised to nobody, and that the worker itself knows to be free: what
+        comes to it beside its steps may come before it is told of a release."""
+        return self.free - sum(self.unreleased.values())
+
+    @property
+    def is_vacant(self) -> bool:
+        """Whether no sequence is here or on its way here."""
+        return not self.sequences and not self.arriving
+
+    @property
     def num_running(self) -> int:
-        """Sequences with pages here that still extend."""
-        return len(self.sequences) - self.num_held
+        """Sequences with pages here, or promised pages, that still extend."""
+        return len(self.sequences) + len(self.arriving) - self.num_held
 
     def place(self, sequence: Sequence, pages: int) -> None:
         """Give a sequence its first pages here."""
@@ -82,19 +95,47 @@ class WorkerState:
     def release(self, sequence: Sequence) -> None:
         """Take all pages from a sequence, and tell the worker if it knows of it."""
         del self.sequences[sequence.id]
-        self.used -= sequence.pages
+        pages = sequence.pages
         if sequence.shared is not None:
             sequence.shared.holders -= 1
             if sequence.shared.holders == 0:
-                self.used -= sequence.shared.pages
+                pages += sequence.shared.pages
+        self.used -= pages
         if sequence.known:
-            self.releases.append(sequence.id)
-            self.unreleased.add(sequence.id)
+            self.tell_release(sequence, pages)
         sequence.worker = sequence.shared = sequence.fork_from = None
         sequence.pages = sequence.prefilled = 0
-        sequence.known = sequence.settled = False
+        sequence.known = sequence.settled = sequence.unregistered = False
         self.refused.clear()
         self.planned = None
+
+    def expect(self, sequence: Sequence, pages: int) -> None:
+        """Promise pages to a sequence whose KV is on its way here."""
+        self.arriving[sequence] = pages
+        self.used += pages
+        self.planned = None
+
+    def stop_expecting(self, sequence: Sequence) -> None:
+        """Take the promise back. What has come, or comes yet, the worker drops when it is told
+        of the release."""
+        pages = self.arriving.pop(sequence)
+        self.used -= pages
+        self.tell_release(sequence, pages)
+        self.refused.clear()
+        self.planned = None
+
+    def receive(self, sequence: Sequence) -> None:
+        """Make an arrived sequence, which no worker has any more, one of this worker's."""
+        sequence.worker = self
+        sequence.pages = self.arriving.pop(sequence)
+        self.sequences[sequence.id] = sequence
+        sequence.known = sequence.settled = sequence.unregistered = True
+        self.planned = None
+
+    def tell_release(self, sequence: Sequence, pages: int) -> None:
+        """Have the worker told that nobody needs what it holds of a sequence."""
+        self.releases.append(sequence.id)
+        self.unreleased[sequence.id] = pages
 
     def shared_pages(self) -> int:
         """Pages in shared runs, each run counted once."""
@@ -116,6 +157,7 @@ class WorkerState:
         page = self.geometry.page_tokens
         rows = [np.stack([o.kv - o.shared, o.expected_rest(page), o.output]) for o in self.lanes]
         others = [own_forecast(sequence, page) for sequence in self.outside_lanes()]
+        others += [forecast_of(sequence, page) for sequence in self.arriving]
         rows.append(np.array(others, dtype=np.int64).reshape(-1, 3).T)
         return Forecast(*np.concatenate(rows, axis=1))
 
@@ -123,10 +165,16 @@ class WorkerState:
 def own_forecast(sequence: Sequence, page_tokens: int) -> tuple[int, int, int]:
     """Return a sequence's own KV tokens, the tokens still expected (at least a page, at most
     its limit), and the output expected in all."""
-    length = len(sequence.tokens)
     shared = sequence.shared.pages * page_tokens if sequence.shared else 0
+    length, rest, output = forecast_of(sequence, page_tokens)
+    return length - shared, rest, output
+
+
+def forecast_of(sequence: Sequence, page_tokens: int) -> tuple[int, int, int]:
+    """Return what `own_forecast` does, of a sequence that shares no pages."""
+    length = len(sequence.tokens)
     rest = min(max(sequence.expected_end - length, page_tokens), sequence.limit - length)
-    return length - shared, rest, sequence.expected_end - sequence.group.prompt_tokens
+    return length, rest, sequence.expected_end - sequence.group.prompt_tokens
 
 
 @dataclass(frozen=True)

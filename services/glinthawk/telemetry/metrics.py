@@ -55,6 +55,8 @@ class ServiceMetrics:
         )
         self.kv_capacity_bytes = self._gauge("kv_capacity_bytes", "KV bytes there are.")
         self.queue_depth = self._gauge("queue_depth", "Sequences or frames that wait.")
+        self.lanes = self._gauge("lanes", "Lanes that hold sequences.")
+        self.ready = self._gauge("ready", "1 while the gateway can have a token generated.")
 
     def _counter(self, name: str, text: str) -> Counter:
         return Counter(f"glinthawk_{name}", text, registry=self._registry)

@@ -38,6 +38,7 @@ def peer_message_to_proto(message: PeerMessage) -> pb.PeerMessage:
         protocol_version=message.protocol_version,
         address=message.address,
         tcp_port=message.tcp_port,
+        instance=message.instance,
     )
     if isinstance(offer, StageOffer):
         registration.stage.CopyFrom(
@@ -157,6 +158,7 @@ def _registration_from_proto(registration: pb.Registration) -> Registration:
         address=registration.address,
         offer=offer,
         tcp_port=registration.tcp_port,
+        instance=registration.instance,
         protocol_version=registration.protocol_version,
     )
     if _role_to_proto(result.role) != registration.role:

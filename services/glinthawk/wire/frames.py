@@ -20,7 +20,7 @@ from glinthawk.errors import InvalidRequest
 MAGIC = 0x4B484C47
 """The bytes ``GLHK``."""
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 """Version of the frames and of the control messages; peers must have the same."""
 
 HEADER_BYTES = 48
@@ -54,6 +54,8 @@ class FrameKind(IntEnum):
     FETCH, FETCHED  stage -> worker and back: earlier k, v of a layer
     RESULT          last stage -> gateway: sampled tokens
     FAILED          any -> upstream: the step failed, with an error
+    IMPORT          worker -> worker: a page of a sequence that moves; step is the move's number
+    IMPORTED        worker -> worker: all its pages are written
     """
 
     HELLO = 1
@@ -68,6 +70,8 @@ class FrameKind(IntEnum):
     FETCHED = 10
     RESULT = 11
     FAILED = 12
+    IMPORT = 13
+    IMPORTED = 14
 
 
 class FrameFlags(IntFlag):

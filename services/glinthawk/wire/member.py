@@ -17,6 +17,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from uuid import uuid4
 
 from prometheus_client import CollectorRegistry
 
@@ -73,6 +74,9 @@ class Role(ABC):
     @abstractmethod
     def stop(self) -> None:
         """Let `run` return, from any thread."""
+
+    def attach(self, server: GrpcServer) -> None:  # noqa: B027 - a stage offers nothing
+        """Offer services of its own on the process's gRPC server, before that starts."""
 
     @abstractmethod
     def accept(self, connection: Connection, hello: Hello) -> None:
@@ -131,6 +135,7 @@ class MemberProcess:
         )
         data.attach(server)
         attach_control(server, self._describe)
+        self._role.attach(server)
         server.start()
         data.start()
         metrics = serve_metrics(self._registry, config.host, config.metrics_port)
@@ -163,6 +168,7 @@ class MemberProcess:
             address=join_address(config.advertise_host or config.host, grpc_port),
             offer=self._role.offer,
             tcp_port=tcp_port,
+            instance=uuid4().hex,
         )
         while not self._is_ended:
             client = MembershipClient(

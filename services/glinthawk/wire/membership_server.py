@@ -29,6 +29,11 @@ from glinthawk.wire.stubs import register_membership
 
 SERVICE = "glinthawk.v1.Membership"
 
+_STALL_SHARE = 0.5
+_STALL_CHECKS = 4
+"""A gap between two checks of more than this share of a lease, and of more than so many checks, is
+a stall of ours: what a member may have said in it was not read yet."""
+
 _log = get_logger("wire")
 
 
@@ -64,6 +69,10 @@ class _Session:
 class MembershipServer:
     """Serves Membership.Join.
 
+    A lease measures the silence of a member, so time in which this process itself did not run (it
+    was stopped, or its machine stood still) says nothing about anybody: then every lease begins
+    anew.
+
     Args:
         handler: decides and learns.
         clock: seconds that only grow; leases are measured with it.
@@ -85,6 +94,7 @@ class MembershipServer:
         self._lock = threading.Lock()
         self._join_lock = threading.Lock()
         self._sessions: dict[str, _Session] = {}
+        self._checked_at = clock()
         self._stop = threading.Event()
         self._monitor = threading.Thread(target=self._watch, name="leases", daemon=True)
 
@@ -98,6 +108,7 @@ class MembershipServer:
 
     def start(self) -> None:
         """Watch the leases."""
+        self._checked_at = self._clock()
         self._monitor.start()
 
     def stop(self, reason: str) -> None:
@@ -133,11 +144,18 @@ class MembershipServer:
             self.send(name, message)
 
     def check_leases(self) -> None:
-        """Drop the members that were silent for longer than their lease."""
+        """Drop the members that were silent for longer than their lease. Called again and again;
+        after a gap in the calls nobody is judged by what came in it."""
         now = self._clock()
+        gap_s, self._checked_at = now - self._checked_at, now
         with self._lock:
             sessions = list(self._sessions.values())
         for session in sessions:
+            if self._is_stall(gap_s, session):
+                _log.warning(
+                    "lease_began_anew", name=session.registration.name, stalled_s=round(gap_s, 1)
+                )
+                session.last_seen = now
             silent_s = now - session.last_seen
             if silent_s > session.lease_s:
                 self._end(
@@ -146,6 +164,10 @@ class MembershipServer:
                     f"{session.lease_s:g} s",
                     lost=True,
                 )
+
+    def _is_stall(self, gap_s: float, session: _Session) -> bool:
+        """Whether so long a gap between two checks is a stall of this process."""
+        return gap_s > max(session.lease_s * _STALL_SHARE, self._check_every_s * _STALL_CHECKS)
 
     def _watch(self) -> None:
         while not self._stop.wait(self._check_every_s):

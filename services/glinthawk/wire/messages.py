@@ -47,7 +47,8 @@ class AttentionOffer:
 class Registration:
     """First message of a process that joins.
 
-    address is host:port of its gRPC server; tcp_port is 0 without a TCP data listener.
+    address is host:port of its gRPC server; tcp_port is 0 without a TCP data listener. instance
+    tells the process from another one of its name, and is the same whenever it registers.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Registration:
     offer: StageOffer | AttentionOffer
     tcp_port: int = 0
     protocol_version: int = PROTOCOL_VERSION
+    instance: str = ""
 
     @property
     def role(self) -> Role:

@@ -20,7 +20,7 @@ from glinthawk.wire.messages import (
 from glinthawk.wire.tickets import Hello
 from glinthawk.wire.transport import Connection
 
-WAIT_S = 15.0
+WAIT_S = 120.0
 
 MODEL = ModelConfig(
     architecture="LlamaForCausalLM",
@@ -68,7 +68,12 @@ class TestMember:
 
     def _join(self) -> MembershipClient:
         registration = Registration(
-            self.name, "1", self.server.address, self.offer, tcp_port=self.data.tcp_port
+            self.name,
+            "1",
+            self.server.address,
+            self.offer,
+            tcp_port=self.data.tcp_port,
+            instance=f"process of {self.server.address}",
         )
         options = MembershipOptions(self.gateway, backoff_s=0.05)
         client = MembershipClient(registration, self, lambda: self.heartbeat, options)

@@ -16,9 +16,10 @@ from glinthawk.gateway.bodies import (
     parse_line_id,
 )
 from glinthawk.gateway.detokenize import ChoiceResult, FinishReason
+from glinthawk.gateway.limits import ContextTooLong
 from glinthawk.gateway.logprobs import LOWEST_LOGPROB, build_echo
 from glinthawk.gateway.prompts import Prompt
-from glinthawk.gateway.requests import Endpoint, ParsedRequest, RefusedLine
+from glinthawk.gateway.requests import Endpoint, ParsedRequest, RefusedLine, UnknownModel
 from unit.gateway.factories import END, START, ByteTokenizer, make_logprobs, make_request
 
 DIGEST = "0123456789abcdef" * 4
@@ -195,7 +196,7 @@ def test_a_refused_line_is_a_400_with_the_error_in_its_body() -> None:
             "message": "line 7: no",
             "type": "invalid_request_error",
             "param": "custom_id",
-            "code": 400,
+            "code": None,
         }
     }
 
@@ -207,21 +208,27 @@ def test_an_error_line_names_the_field() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "status"),
+    ("error", "status", "code"),
     [
-        (errors.InvalidRequest("x"), 400),
-        (errors.UnsupportedModel("x"), 400),
-        (errors.Unauthenticated("x"), 401),
-        (errors.NotFound("x"), 404),
-        (errors.CapacityExceeded("x"), 429),
-        (errors.PeerUnavailable("x"), 503),
-        (errors.StateLost("x"), 500),
-        (errors.InvariantBroken("x"), 500),
+        (errors.InvalidRequest("x"), 400, None),
+        (errors.UnsupportedModel("x"), 400, None),
+        (ContextTooLong("x"), 400, "context_length_exceeded"),
+        (errors.Unauthenticated("x"), 401, "invalid_api_key"),
+        (errors.NotFound("x"), 404, None),
+        (UnknownModel("x"), 404, "model_not_found"),
+        (errors.CapacityExceeded("x"), 429, "rate_limit_exceeded"),
+        (errors.PeerUnavailable("x"), 503, None),
+        (errors.StoreUnavailable("x"), 503, None),
+        (errors.StateLost("x"), 500, None),
+        (errors.InvariantBroken("x"), 500, None),
     ],
 )
-def test_errors_have_the_status_of_their_kind(error: errors.GlinthawkError, status: int) -> None:
-    code, body = build_error_body(error)
-    assert (code, body["error"]["code"]) == (status, status)
+def test_errors_have_the_status_of_their_kind_and_a_word_for_a_code(
+    error: errors.GlinthawkError, status: int, code: str | None
+) -> None:
+    found, body = build_error_body(error)
+    assert (found, body["error"]["code"]) == (status, code)
+    assert (body["error"]["type"] == "invalid_request_error") == (status < 429)
 
 
 @pytest.mark.parametrize(

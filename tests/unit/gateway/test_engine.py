@@ -17,7 +17,7 @@ from glinthawk.gateway.engine import Completion, Engine
 from glinthawk.gateway.prompts import Prompt
 from glinthawk.gateway.requests import Endpoint, ParsedRequest
 from glinthawk.gateway.roster import WorkerEntry
-from glinthawk.scheduler import Scheduler, SchedulerConfig
+from glinthawk.scheduler import MoveOrder, Scheduler, SchedulerConfig
 from glinthawk.telemetry.metrics import ServiceMetrics
 from unit.gateway.factories import END, ByteTokenizer, make_choice, make_request
 
@@ -45,6 +45,11 @@ class Tiers:
 
     def reset_worker(self, name: str, epoch: int, error: GlinthawkError) -> None:
         raise AssertionError("no step fails here")
+
+    def copy_pages(
+        self, order: MoveOrder, *, source_epoch: int, target_epoch: int, timeout_s: float
+    ) -> None:
+        raise AssertionError("no worker drains here")
 
     def release_worker(self, name: str) -> None:
         raise AssertionError("no worker asks to end here")
@@ -81,7 +86,7 @@ def run_engine(
         metrics=ServiceMetrics(CollectorRegistry()),
     )
     tiers.engine = engine
-    engine.worker_joined(WorkerEntry("w", 200 * GEOMETRY.page_bytes, epoch=1, incarnation=1))
+    engine.worker_joined(WorkerEntry("w", 200 * GEOMETRY.page_bytes, epoch=1, instance="one"))
     for key, request in enumerate(requests):
         engine.submit(key, request, None if listen is None else partial(listen, key))
     if act is not None:

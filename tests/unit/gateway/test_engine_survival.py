@@ -20,17 +20,20 @@ from glinthawk.errors import (
     StateLost,
 )
 from glinthawk.gateway.engine import Completion, Engine
+from glinthawk.gateway.events import CopyEnded
 from glinthawk.gateway.open_requests import MOST_FAILURES
 from glinthawk.gateway.prompts import Prompt
 from glinthawk.gateway.requests import Endpoint, ParsedRequest
 from glinthawk.gateway.roster import WorkerEntry
 from glinthawk.gateway.workers import WorkerState
-from glinthawk.scheduler import Scheduler, SchedulerConfig
+from glinthawk.scheduler import MoveOrder, Scheduler, SchedulerConfig
 from glinthawk.telemetry.metrics import ServiceMetrics
 from unit.gateway.factories import ByteTokenizer, make_choice, make_request
 
 GEOMETRY = KVGeometry(2, 4, 2, 32, DType.FLOAT16, (None, None))
-WAIT_S = 10.0
+WAIT_S = 60.0
+STEP_S = 1.0
+"""What a step of w0 seems to take in a slow run."""
 PAGES = 40
 
 
@@ -52,12 +55,16 @@ class Tiers:
         self.steps: list[tuple[str, int]] = []
         self.released: list[str] = []
         self.next_epoch = 1
+        self.now = 0.0
+        self.copies: list[MoveOrder] = []
+        self.copying: Callable[[MoveOrder], GlinthawkError | None] = lambda order: None
+        self.holding: Callable[[MoveOrder], bool] = lambda order: False
 
     def join(self, name: str, pages: int = PAGES) -> None:
         assert self.engine is not None
         self.next_epoch += 1
         self.dead.discard(name)
-        entry = WorkerEntry(name, pages * GEOMETRY.page_bytes, self.next_epoch, 1)
+        entry = WorkerEntry(name, pages * GEOMETRY.page_bytes, self.next_epoch, "one")
         self.caches[name, self.next_epoch] = {}
         self.engine.worker_joined(entry)
 
@@ -68,6 +75,8 @@ class Tiers:
 
     def send_step(self, plan: StepPlan, *, epoch: int, prefill_first: bool) -> None:
         assert self.engine is not None
+        if plan.worker == "w0":
+            self.now += STEP_S
         self.steps.append((plan.worker, epoch))
         if plan.worker in self.dead:
             self.unanswered.append(plan)
@@ -82,7 +91,9 @@ class Tiers:
         assert self.engine is not None
         cache = self.caches[plan.worker, epoch]
         for sequence in plan.releases:
-            del cache[sequence]
+            given_up = (sequence, plan.worker) in [(c.sequence, c.target) for c in self.copies]
+            assert sequence in cache or given_up
+            cache.pop(sequence, None)
         for fork in plan.forks:
             assert cache[fork.parent] >= fork.num_tokens
             cache[fork.child] = fork.num_tokens
@@ -100,6 +111,24 @@ class Tiers:
                 sampled.append(SampledToken(sequence, tokens[-1]))
         self.engine.take_result(StepResult(plan.lane, plan.step, tuple(sampled)))
 
+    def copy_pages(
+        self, order: MoveOrder, *, source_epoch: int, target_epoch: int, timeout_s: float
+    ) -> None:
+        self.copies.append(order)
+        if not self.holding(order):
+            self.copy(order, source_epoch, target_epoch)
+
+    def copy(self, order: MoveOrder, source_epoch: int, target_epoch: int) -> None:
+        assert self.engine is not None
+        error = self.copying(order)
+        if error is None:
+            source = self.caches[order.source, source_epoch]
+            target = self.caches[order.target, target_epoch]
+            assert source[order.sequence] == order.num_tokens, "nothing is written meanwhile"
+            assert order.sequence not in target
+            target[order.sequence] = order.num_tokens
+        self.engine.copy_ended(CopyEnded(order, 100, error))
+
     def reset_worker(self, name: str, epoch: int, error: GlinthawkError) -> None:
         self.resets.append((name, epoch))
         self.join(name)
@@ -111,7 +140,7 @@ class Tiers:
 class Run:
     """An engine on its thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_slow: bool = False) -> None:
         self.scheduler = Scheduler(SchedulerConfig(geometry=GEOMETRY, max_sequence_length=2000))
         self.tiers = Tiers()
         self.done: dict[Any, Completion] = {}
@@ -121,6 +150,7 @@ class Run:
             carrier=self.tiers,
             on_done=self._on_done,
             metrics=ServiceMetrics(CollectorRegistry()),
+            clock=(lambda: time.monotonic() + self.tiers.now) if is_slow else time.monotonic,
         )
         self.tiers.engine = self.engine
         self.thread = threading.Thread(target=self.engine.run, daemon=True)
@@ -156,6 +186,14 @@ class Run:
 @pytest.fixture
 def run() -> Iterator[Run]:
     run = Run()
+    yield run
+    run.stop()
+
+
+@pytest.fixture
+def slow() -> Iterator[Run]:
+    """A run in which the steps of w0 seem to take a second each."""
+    run = Run(is_slow=True)
     yield run
     run.stop()
 
@@ -370,3 +408,122 @@ def test_a_cancelled_request_leaves_nothing_behind_when_its_worker_is_lost(run: 
     run.wait_for(lambda: run.engine.stats.scheduler.kv_used_bytes == 0)
     assert 0 not in run.done
     assert not run.scheduler.has_work()
+
+
+LONG = 400
+
+
+def begin_to_drain(run: Run, lengths: list[int], deadline_s: float) -> None:
+    """Have requests run on w0 alone, then let w1 join and w0 drain, while they stand still."""
+    go_on = threading.Event()
+
+    def stand_still(plan: StepPlan) -> None:
+        if len(run.tiers.steps) > 12:
+            go_on.wait(WAIT_S)
+
+    run.tiers.failing = stand_still
+    run.tiers.join("w0", 10 * PAGES)
+    run.start(*(request_of(length, LONG) for length in lengths))
+    run.wait_for(lambda: len(run.tiers.steps) > 12)
+    run.tiers.join("w1", 10 * PAGES)
+    run.engine.drain("w0", deadline_s)
+    go_on.set()
+
+
+def assert_long_texts(run: Run, lengths: list[int]) -> None:
+    for key, length in enumerate(lengths):
+        assert run.done[key].choices[0].tokens == expected_tokens(length, LONG)
+
+
+def test_a_drain_copies_what_would_not_end_in_time_and_recomputes_nothing(slow: Run) -> None:
+    lengths = [5, 40, 7]
+    begin_to_drain(slow, lengths, deadline_s=300.0)
+    slow.wait_for_state("w0", WorkerState.DRAINED)
+    slow.wait_for(lambda: len(slow.done) == len(lengths))
+    assert_long_texts(slow, lengths)
+    assert sorted(order.sequence for order in slow.tiers.copies) == [1, 2, 3]
+    slow.wait_for(lambda: slow.engine.stats.scheduler.kv_used_bytes == 0)
+    assert slow.engine.stats.scheduler.recomputed_tokens == 0
+    assert slow.engine.stats.moved_bytes == 300
+
+
+def test_what_ends_in_time_is_not_copied(slow: Run) -> None:
+    lengths = [5, 40]
+    begin_to_drain(slow, lengths, deadline_s=10_000.0)
+    slow.wait_for_state("w0", WorkerState.DRAINED)
+    assert_long_texts(slow, lengths)
+    assert slow.tiers.copies == []
+    assert {worker for worker, _ in slow.tiers.steps} == {"w0"}
+
+
+def test_a_sequence_whose_copy_fails_goes_on_and_is_recomputed_at_the_deadline(slow: Run) -> None:
+    lengths = [5, 40]
+    slow.tiers.copying = lambda order: CapacityExceeded("full")
+    begin_to_drain(slow, lengths, deadline_s=200.0)
+    slow.wait_for_state("w0", WorkerState.DRAINED)
+    slow.wait_for(lambda: len(slow.done) == len(lengths))
+    assert_long_texts(slow, lengths)
+    assert len(slow.tiers.copies) == len(lengths), "the same sequence is not sent there again"
+    slow.wait_for(lambda: slow.engine.stats.scheduler.kv_used_bytes == 0)
+    assert slow.engine.stats.scheduler.recomputed_tokens > 0
+    assert slow.engine.stats.scheduler.moved_tokens == 0
+
+
+def test_a_drain_taken_back_between_copies_leaves_every_sequence_where_its_kv_is(
+    slow: Run,
+) -> None:
+    lengths = [5, 40, 7]
+    held: list[MoveOrder] = []
+
+    def take_back(order: MoveOrder) -> bool:
+        held.append(order)
+        slow.engine.cancel_drain("w0")
+        return True
+
+    slow.tiers.holding = take_back
+    begin_to_drain(slow, lengths, deadline_s=300.0)
+    slow.wait_for(lambda: len(slow.done) == 1)
+    assert len(held) == 2
+    for order in held:
+        slow.tiers.copy(order, 2, 3)
+    slow.wait_for(lambda: len(slow.done) == len(lengths))
+    assert_long_texts(slow, lengths)
+    slow.wait_for(lambda: slow.engine.stats.scheduler.kv_used_bytes == 0)
+    assert slow.engine.stats.scheduler.recomputed_tokens == 0
+    assert slow.tiers.resets == []
+    assert {"w0", "w1"} <= {worker for worker, _ in slow.tiers.steps}
+
+
+@pytest.mark.parametrize("victim", ["w0", "w1"])
+def test_a_machine_lost_in_the_middle_of_a_copy_costs_time_only(slow: Run, victim: str) -> None:
+    lengths = [5, 40, 7]
+    held: list[MoveOrder] = []
+
+    def lose(order: MoveOrder) -> bool:
+        if victim in slow.tiers.dead:
+            return order.target == victim
+        held.append(order)
+        slow.tiers.lose(victim)
+        slow.engine.copy_ended(CopyEnded(order, 100))
+        slow.tiers.join("w2", 10 * PAGES)
+        return True
+
+    slow.tiers.holding = lose
+    begin_to_drain(slow, lengths, deadline_s=300.0)
+    slow.wait_for(lambda: len(slow.done) == len(lengths))
+    assert_long_texts(slow, lengths)
+    assert len(held) == 1
+    slow.stop()
+    assert slow.scheduler.stats().kv_used_bytes == 0
+
+
+def test_a_worker_that_drained_under_an_earlier_gateway_goes_on_draining(run: Run) -> None:
+    run.start()
+    entry = WorkerEntry("w0", PAGES * GEOMETRY.page_bytes, 2, "one")
+    run.engine.worker_joined(entry, drain_s=600.0)
+    run.engine.submit(0, request_of(5))
+    run.wait_for_state("w0", WorkerState.DRAINED)
+    assert run.tiers.steps == []
+    run.tiers.join("w1")
+    run.wait_for(lambda: len(run.done) == 1)
+    assert_texts(run, [5])

@@ -22,7 +22,7 @@ from glinthawk.wire.stubs import inference_stub, jobs_stub, operations_stub
 from unit.gateway.http.serving import LONG, Served, serve, wait_until
 
 KEY, SECRET = "a-key", "the-secret"
-WAIT_S = 20.0
+WAIT_S = 120.0
 CHAT = "/v1/chat/completions"
 BODY: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
 MINE = (("authorization", f"Bearer {KEY}"),)
@@ -129,7 +129,7 @@ def test_fields_about_streaming_have_no_effect(gateway: Gateway) -> None:
 
 
 def test_a_call_that_is_cancelled_ends_in_the_engine(gateway: Gateway) -> None:
-    gateway.served.tiers.pace_s = 0.02
+    gateway.served.tiers.pace_s = 0.2
     call = gateway.generate(LONG)
     assert next(call).delta.text
     assert not gateway.served.is_idle()
@@ -170,7 +170,7 @@ def test_another_endpoint_is_refused_by_name(gateway: Gateway) -> None:
 
 def test_calls_over_the_bound_are_refused_and_the_place_comes_free(tmp_path: Path) -> None:
     with run_gateway(tmp_path, max_calls=1) as gateway:
-        gateway.served.tiers.pace_s = 0.02
+        gateway.served.tiers.pace_s = 0.2
         first = gateway.generate(LONG)
         assert next(first).delta.text
         assert gateway.fail(BODY) is grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -191,7 +191,7 @@ def test_calls_over_the_bound_are_refused_and_the_place_comes_free(tmp_path: Pat
 def test_grpc_and_http_count_together(tmp_path: Path) -> None:
     limits = HttpLimits(64 << 10, 256 << 10, max_key_requests=1, max_key_tokens=100_000)
     with run_gateway(tmp_path, limits=limits) as gateway:
-        gateway.served.tiers.pace_s = 0.02
+        gateway.served.tiers.pace_s = 0.2
         call = gateway.generate(LONG)
         assert next(call).delta.text
         headers = {"authorization": f"Bearer {KEY}"}

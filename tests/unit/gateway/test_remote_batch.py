@@ -8,13 +8,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from glinthawk.config import RemoteBatchConfig
-from glinthawk.errors import GlinthawkError, InvalidConfig
+from glinthawk.errors import GlinthawkError, InvalidConfig, InvariantBroken, PeerUnavailable
 from glinthawk.gateway import remote_batch
 from glinthawk.gateway.bodies import build_line_ids, build_output_line, build_unanswered_line
 from glinthawk.gateway.remote_batch import run_remote_batch
@@ -44,6 +45,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 @pytest.fixture
 def served(shared: Served, monkeypatch: pytest.MonkeyPatch) -> Served:
     monkeypatch.setattr(remote_batch, "POLL_S", 0.02)
+    monkeypatch.setattr(remote_batch, "FETCH_AGAIN_S", 0.1)
     shared.jobs.created.clear()
     return shared
 
@@ -124,6 +126,7 @@ def test_lines_that_expired_have_an_answer_and_the_command_fails(
     answered, expired = map(json.loads, config.output.read_text().splitlines())
     assert answered["response"]["status_code"] == 200
     assert expired["response"]["status_code"] == 503
+    assert expired["response"]["body"]["error"]["code"] == "batch_expired"
     assert run_remote_batch(config, api_key=None) == 1
 
 
@@ -153,6 +156,41 @@ def test_a_batch_is_found_by_its_mark(served: Served, source: Path) -> None:
     assert run_remote_batch(config, api_key=None) == 0
     assert config.output.read_bytes() == ANSWER
     assert len(served.jobs.created) == 1
+
+
+@pytest.mark.parametrize("torn_at", [0, 10, len(ANSWER) - 1, len(ANSWER), len(ANSWER) + 10])
+def test_a_command_that_was_killed_while_it_fetched_begins_the_output_again(
+    served: Served, source: Path, torn_at: int
+) -> None:
+    config = build_config(served, source)
+    end = lambda: end_batch(served, BatchStatus.COMPLETED, ANSWER, ERROR)  # noqa: E731
+    assert run_while(served, config, end) == 0
+    path = sidecar_path(config.output)
+    sidecar = read_sidecar(path)
+    assert sidecar is not None
+    assert sidecar.remote is not None
+    write_sidecar(path, replace(sidecar, remote=replace(sidecar.remote, status=None)))
+    config.output.write_bytes((ANSWER + ERROR)[:torn_at])
+    assert run_remote_batch(config, api_key=None) == 0
+    assert config.output.read_bytes() == ANSWER + ERROR
+    assert len(served.jobs.created) == 1
+
+
+@pytest.mark.parametrize(
+    ("errors", "kind"),
+    [(ERROR + ERROR[:20], PeerUnavailable), (ERROR + b"{}\n", InvariantBroken)],
+)
+def test_a_file_that_is_not_whole_leaves_no_part_of_itself(
+    served: Served, source: Path, errors: bytes, kind: type[GlinthawkError]
+) -> None:
+    config = build_config(served, source, gateway_timeout_s=1.0)
+    end = lambda: end_batch(served, BatchStatus.COMPLETED, ANSWER, errors)  # noqa: E731
+    with pytest.raises(kind):
+        run_while(served, config, end)
+    assert config.output.read_bytes() == ANSWER
+    with pytest.raises(kind):
+        run_remote_batch(config, api_key=None)
+    assert config.output.read_bytes() == ANSWER
 
 
 @pytest.mark.parametrize(

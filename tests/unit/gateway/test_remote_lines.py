@@ -34,7 +34,8 @@ def test_an_unanswered_line_gets_a_response_that_says_why() -> None:
     assert list(document) == ["id", "custom_id", "response", "error"]
     assert (document["id"], document["custom_id"], document["error"]) == (IDS.line, "a", None)
     assert document["response"]["status_code"] == 503
-    assert document["response"]["body"]["error"]["message"] == "too late (batch_expired)"
+    error = document["response"]["body"]["error"]
+    assert (error["message"], error["code"]) == ("too late", "batch_expired")
 
 
 @pytest.mark.parametrize("line", [b"no JSON\n", b"[]\n", b'{"response": null, "error": null}\n'])

@@ -15,7 +15,7 @@ def make_roster(kv_dtype: DType | None = None) -> Roster:
 
 
 def registration(name: str, offer: StageOffer | AttentionOffer) -> Registration:
-    return Registration(name, "1", f"{name}:1", offer)
+    return Registration(name, "1", f"{name}:1", offer, instance=f"process of {name}")
 
 
 def refusal(roster: Roster, name: str, offer: StageOffer | AttentionOffer) -> str:
@@ -81,7 +81,7 @@ def test_the_view_has_everybody_with_the_epochs_they_have_now() -> None:
     assert [(stage.name, stage.epoch) for stage in view.stages] == [("s0", 3), ("s1", 1)]
     assert [(worker.name, worker.epoch) for worker in view.workers] == [("w0", 7)]
     (entry,) = roster.workers()
-    assert (entry.epoch, entry.incarnation) == (7, 2)
+    assert (entry.epoch, entry.instance) == (7, "process of w0")
     assert roster.is_complete
 
 

@@ -80,6 +80,13 @@ def test_jobs_have_a_bar_and_the_time_that_is_left() -> None:
     assert find_row(lines, "batch_2")[-1] == "-"
 
 
+def test_a_job_that_does_not_get_on_says_why() -> None:
+    problem = "finishing batch batch_3 failed in the gateway; its log has the reason"
+    job = JobProgress("batch_3", BatchStatus.FINALIZING, problem=problem)
+    lines = render(replace(FULL, jobs=(*FULL.jobs, job)))
+    assert lines[-1] == f"batch_3: {problem}"
+
+
 def test_the_document_is_printed_as_it_is() -> None:
     console = make_console()
     with connect(Operations(FULL)) as client:

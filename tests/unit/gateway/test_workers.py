@@ -15,7 +15,7 @@ from glinthawk.gateway.workers import MOST_ABSENT, WorkerFigures, WorkerState, W
 from glinthawk.scheduler import Scheduler, SchedulerConfig, SequenceGroup
 
 GEOMETRY = KVGeometry(2, 4, 2, 32, DType.FLOAT16, (None, None))
-ENTRY = WorkerEntry("w0", 20 * GEOMETRY.page_bytes, epoch=5, incarnation=5)
+ENTRY = WorkerEntry("w0", 20 * GEOMETRY.page_bytes, epoch=5, instance="one")
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_figures_show_what_a_worker_holds(scheduler: Scheduler, workers: Workfor
     scheduler.plan()
     shown = figures(workers)
     assert shown == WorkerFigures(
-        "w0", WorkerState.ACTIVE, GEOMETRY.page_bytes, 20 * GEOMETRY.page_bytes, 1
+        "w0", WorkerState.ACTIVE, GEOMETRY.page_bytes, 20 * GEOMETRY.page_bytes, 1, "one"
     )
 
 
@@ -72,7 +72,7 @@ def test_joining_again_without_news_of_the_loss_is_a_loss_too(
 ) -> None:
     add_sequence(scheduler)
     (plan,) = scheduler.plan()
-    workers.join(replace(ENTRY, epoch=9, incarnation=9))
+    workers.join(replace(ENTRY, epoch=9, instance="two"))
     assert scheduler.find_step(plan.lane, plan.step) is None
     assert scheduler.num_waiting == 1
 
@@ -136,14 +136,14 @@ def test_a_drained_worker_must_begin_anew_to_come_back(workers: Workforce) -> No
 
 
 @pytest.mark.parametrize(
-    ("incarnation", "expected"), [(5, WorkerState.DRAINING), (9, WorkerState.ACTIVE)]
+    ("instance", "expected"), [("one", WorkerState.DRAINING), ("two", WorkerState.ACTIVE)]
 )
 def test_a_drain_outlasts_a_reset_of_the_process_but_not_the_process(
-    workers: Workforce, incarnation: int, expected: WorkerState
+    workers: Workforce, instance: str, expected: WorkerState
 ) -> None:
     workers.drain("w0", until=100.0)
     workers.lose("w0")
-    workers.join(replace(ENTRY, epoch=9, incarnation=incarnation))
+    workers.join(replace(ENTRY, epoch=9, instance=instance))
     assert state(workers) is expected
 
 

@@ -10,7 +10,13 @@ from glinthawk.core.geometry import KVGeometry
 from glinthawk.core.ids import SequenceId
 from glinthawk.core.sampling import SamplingParams
 from glinthawk.core.step import SampledToken, SequenceStart, StepKind, StepPlan, StepResult
-from glinthawk.scheduler import FinishReason, Scheduler, SchedulerConfig, SequenceGroup
+from glinthawk.scheduler import (
+    FinishReason,
+    MoveOrder,
+    Scheduler,
+    SchedulerConfig,
+    SequenceGroup,
+)
 from glinthawk.scheduler.simulation import PageLedger
 
 GEOMETRY = KVGeometry(2, 2, 1, 32, DType.FLOAT16, (None, None), page_tokens=4)
@@ -41,6 +47,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.tokens: dict[int, list[int]] = {}
         self.limits: dict[int, int] = {}
         self.aborted: set[int] = set()
+        self.owners: dict[int, str] = {}
+        self.moves: list[MoveOrder] = []
+        self.late: list[MoveOrder] = []
         self.num_workers = 0
         self.num_sequences = 0
         self.add_worker()
@@ -60,6 +69,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         name = data.draw(st.sampled_from(sorted(self.ledgers)))
         del self.ledgers[name]
         self.scheduler.remove_worker(name)
+        self.owners = {key: owner for key, owner in self.owners.items() if owner != name}
         stale = [plan for plan in self.flying if plan.worker == name]
         self.flying = [plan for plan in self.flying if plan.worker != name]
         for plan in stale:
@@ -89,15 +99,10 @@ class SchedulerMachine(RuleBasedStateMachine):
     def plan(self) -> None:
         for plan in self.scheduler.plan():
             self.ledgers[plan.worker].apply(plan)
+            self.register(plan)
             self.check_inputs(plan)
             self.flying.append(plan)
         self.scheduler.check_integrity()
-
-    @rule(recompute=st.booleans())
-    def refuse_all(self, recompute: bool) -> None:
-        for plan in self.scheduler.plan():
-            self.scheduler.revert(plan.lane, plan.step, recompute=recompute)
-            self.scheduler.check_integrity()
 
     @precondition(lambda self: self.flying)
     @rule(data=st.data())
@@ -115,12 +120,65 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.aborted.add(sequence)
         self.scheduler.check_integrity()
 
+    @precondition(lambda self: len(self.ledgers) > 1)
+    @rule(data=st.data())
+    def start_move(self, data: st.DataObject) -> None:
+        source = data.draw(st.sampled_from(sorted(self.ledgers)))
+        movable = self.scheduler.movable(source)
+        if not movable:
+            return
+        order = self.scheduler.start_move(data.draw(st.sampled_from(movable)).sequence)
+        self.scheduler.check_integrity()
+        if order is not None:
+            assert order.source == source
+            assert order.num_tokens == len(self.tokens[order.sequence]) - 1
+            assert self.ledgers[source].holds(order)
+            self.ledgers[order.target].expect(order)
+            self.moves.append(order)
+
+    @precondition(lambda self: self.moves)
+    @rule(data=st.data(), is_told=st.booleans(), comes=st.booleans())
+    def end_move(self, data: st.DataObject, is_told: bool, comes: bool) -> None:
+        """The pages come, or not yet, and the scheduler is told so, or that the copy failed."""
+        order = self.moves.pop(data.draw(st.integers(0, len(self.moves) - 1)))
+        arrived = comes and self.deliver(order)
+        is_current = self.scheduler.end_move(order, arrived=arrived and is_told)
+        self.scheduler.check_integrity()
+        if is_current and comes:
+            assert arrived, "a copy that is still wanted finds its room"
+        if not comes:
+            self.late.append(order)
+
+    @precondition(lambda self: self.late)
+    @rule()
+    def come_late(self) -> None:
+        """Pages of a copy that was given up come all the same."""
+        self.deliver(self.late.pop())
+
+    def deliver(self, order: MoveOrder) -> bool:
+        source, target = self.ledgers.get(order.source), self.ledgers.get(order.target)
+        if source is None or target is None or not source.holds(order):
+            return False
+        return target.receive(order)
+
+    def register(self, plan: StepPlan) -> None:
+        """Do what the last stage does with its registrations."""
+        for sequence in plan.releases:
+            if self.owners.get(sequence) == plan.worker:
+                del self.owners[sequence]
+        for start in plan.registrations:
+            self.owners[start.sequence] = plan.worker
+        for sequence in plan.sequences[plan.samples].tolist():
+            assert self.owners[sequence] == plan.worker, "it is registered"
+
     def teardown(self) -> None:
         """Whatever happened, everything finishes, and every page comes back."""
         if not hasattr(self, "scheduler"):
             return
         for name in self.ledgers:
             self.scheduler.set_accepting(name, True)
+        for order in self.moves:
+            self.scheduler.end_move(order, arrived=self.deliver(order))
         for _ in range(3000):
             self.plan()
             if not self.flying:

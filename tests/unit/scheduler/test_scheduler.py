@@ -16,7 +16,7 @@ from glinthawk.core.step import (
     StepPlan,
     StepResult,
 )
-from glinthawk.errors import InvalidConfig, InvalidRequest, InvariantBroken, NotFound
+from glinthawk.errors import InvalidConfig, InvalidRequest, InvariantBroken
 from glinthawk.scheduler import (
     Committed,
     FinishReason,
@@ -270,14 +270,6 @@ def test_sequences_of_a_lost_worker_are_recomputed_elsewhere_and_its_steps_are_v
     assert (again.worker, again.tokens.tolist()) == ("w0", [*range(10, 18), 7])
 
 
-def test_a_sequence_that_no_remaining_worker_can_hold_is_named() -> None:
-    engine = Engine(4, 16)
-    (sequence,) = engine.add(8, 40)
-    assert engine.scheduler.stranded() == ()
-    engine.scheduler.remove_worker("w1")
-    assert engine.scheduler.stranded() == (sequence,)
-
-
 def test_an_aborted_sequence_in_flight_ends_when_its_step_is_back() -> None:
     engine = Engine(30)
     (sequence,) = engine.add(4, 8)
@@ -288,22 +280,6 @@ def test_an_aborted_sequence_in_flight_ends_when_its_step_is_back() -> None:
     (release,) = engine.plan()
     assert release.releases == (sequence,)
     assert not engine.scheduler.has_work()
-
-
-def test_a_refused_step_is_planned_again_as_it_was() -> None:
-    engine = Engine(30)
-    engine.add(4, 8)
-    refused = engine.scheduler.plan()[0]
-    engine.scheduler.revert(refused.lane, refused.step)
-    (again,) = engine.plan()
-    assert again.step != refused.step
-    assert again.tokens.tolist() == refused.tokens.tolist()
-    assert again.registrations == refused.registrations
-
-
-def test_a_step_that_is_not_in_flight_cannot_be_reverted() -> None:
-    with pytest.raises(NotFound, match="step 5"):
-        Engine(4).scheduler.revert(Engine(4).scheduler._books.next_lane(), 5)
 
 
 def test_a_row_that_failed_ends_its_sequence_with_an_error() -> None:

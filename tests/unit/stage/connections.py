@@ -11,7 +11,7 @@ class Link:
 
     def __init__(self, peer: str) -> None:
         near, far = socket.socketpair()
-        far.settimeout(10.0)
+        far.settimeout(60.0)
         self.near = TcpConnection(near, peer, TcpOptions())
         self.far = TcpConnection(far, "stage", TcpOptions())
         self.outbox = Outbox(self.near, lambda *_: None, lambda _: None)

@@ -7,6 +7,8 @@ import pytest
 
 from glinthawk.telemetry.parent import PARENT_VARIABLE
 
+WAIT_S = 60.0
+
 WAITS = """
 import signal, time
 from glinthawk.telemetry.parent import end_with_parent
@@ -14,7 +16,7 @@ from glinthawk.telemetry.parent import end_with_parent
 {before}
 end_with_parent()
 print("watching", flush=True)
-time.sleep(20)
+time.sleep(600)
 """
 
 
@@ -45,17 +47,17 @@ def test_a_process_goes_on_while_its_parent_lives() -> None:
 
 def test_a_parent_that_was_gone_before_the_watch_began_is_noticed() -> None:
     with start(find_ended_process()) as process:
-        assert process.wait(10) == -signal.SIGTERM
+        assert process.wait(WAIT_S) == -signal.SIGTERM
 
 
 def test_the_end_comes_though_nobody_reads_stderr_any_more() -> None:
     with start(find_ended_process()) as process:
         assert process.stderr is not None
         process.stderr.close()
-        assert process.wait(10) == -signal.SIGTERM
+        assert process.wait(WAIT_S) == -signal.SIGTERM
 
 
 def test_a_process_that_does_not_heed_the_signal_is_ended() -> None:
     deaf = "signal.signal(signal.SIGTERM, signal.SIG_IGN)"
     with start(find_ended_process(), deaf) as process:
-        assert process.wait(15) == 1
+        assert process.wait(WAIT_S) == 1

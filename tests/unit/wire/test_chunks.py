@@ -23,7 +23,7 @@ def test_a_full_queue_holds_up_the_producer_until_there_is_room() -> None:
     assert not done.wait(0.1)
     consumer = iter(chunks)
     assert [next(consumer) for _ in range(5)] == [bytes([index]) for index in range(5)]
-    assert done.wait(5.0)
+    assert done.wait(60.0)
 
 
 def test_a_closed_queue_frees_producers_and_gives_what_is_left() -> None:
@@ -34,7 +34,7 @@ def test_a_closed_queue_frees_producers_and_gives_what_is_left() -> None:
     thread.start()
     time.sleep(0.05)
     chunks.close()
-    thread.join(5.0)
+    thread.join(60.0)
     assert accepted == [False]
     assert list(chunks) == [b"a"]
     assert not chunks.put(b"c")

@@ -30,7 +30,7 @@ STAGE = Registration(
     "stage-0", "0.1.0", "10.0.0.1:7000", StageOffer(0, 15, 30, "sha256:ab", DType.BFLOAT16), 7001
 )
 WORKER = Registration(
-    "worker-0", "0.1.0", "[::1]:7000", AttentionOffer(1 << 40, tuple(DType), "avx2"), 0, 3
+    "worker-0", "0.1.0", "[::1]:7000", AttentionOffer(1 << 40, tuple(DType), "avx2"), 0, 3, "a1"
 )
 GEOMETRY = KVGeometry(3, 9, 3, 64, DType.FLOAT16, (None, 4096, None), 32)
 

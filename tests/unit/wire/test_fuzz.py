@@ -115,9 +115,9 @@ def test_mutated_frames_give_an_error_or_a_well_formed_value() -> None:
     left = NUM_FRAMES
     while left > 0:
         for frame in mutator.batch(min(left, 2000)):
-            begin = time.perf_counter()
+            begin = time.thread_time()
             outcome = receive(frame)
-            slowest_s = max(slowest_s, time.perf_counter() - begin)
+            slowest_s = max(slowest_s, time.thread_time() - begin)
             outcomes[outcome] = outcomes.get(outcome, 0) + 1
         left -= 2000
     assert sum(outcomes.values()) == NUM_FRAMES

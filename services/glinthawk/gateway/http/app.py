@@ -15,6 +15,7 @@ from glinthawk.gateway.http.generate import build_generate_routes
 from glinthawk.gateway.http.guard import build_guard
 from glinthawk.gateway.http.health import build_health_routes
 from glinthawk.gateway.http.limits import Accounts
+from glinthawk.gateway.http.metrics import HttpMetrics, Metered
 from glinthawk.gateway.http.models import build_model_routes
 from glinthawk.gateway.http.services import HttpServices
 
@@ -40,6 +41,7 @@ def build_app(services: HttpServices, accounts: Accounts | None = None) -> FastA
     app.include_router(build_health_routes(services))
     add_error_handlers(app)
     app.add_middleware(Boundary)
+    app.add_middleware(Metered, metrics=HttpMetrics(services.registry))
     document = _build_document(app)
     app.openapi = lambda: document  # type: ignore[method-assign]
     return app

@@ -2,34 +2,35 @@
 
     {"error": {"message": ..., "type": ..., "param": ... or null, "code": ... or null}}
 
-`code` is a word or null here, as OpenAI has it; clients branch on it. Nothing that is raised by
+`code` is a word or null, as OpenAI has it; clients branch on it. Every answer names its call in the
+header x-request-id, and so does what the log says of a call that failed. Nothing that is raised by
 accident shows its text to a caller or in a log, for it may hold a prompt.
 """
 
 import traceback
+import uuid
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from glinthawk.errors import (
-    CapacityExceeded,
-    GlinthawkError,
-    InvalidRequest,
-    InvariantBroken,
-    Unauthenticated,
-)
+from glinthawk.errors import GlinthawkError, InvalidRequest, InvariantBroken
 from glinthawk.gateway.bodies import build_error_body, encode_json_line
 from glinthawk.gateway.fields import shown
+from glinthawk.gateway.http.metrics import find_route
 from glinthawk.telemetry.logging import get_logger
 
 log = get_logger("gateway.http")
+
+_REQUEST_ID = "glinthawk.request_id"
+"""Where the id of a call stands in its scope."""
 
 RETRY_AFTER_S = 1
 """Seconds after which a call that found no room, or nobody at work, may come again."""
@@ -64,14 +65,9 @@ class JsonAnswer(Response):
 def build_error(error: GlinthawkError) -> tuple[int, dict[str, Any]]:
     """Return the status and the body that tell a caller of `error`."""
     status, body = build_error_body(error)
-    code = None
     if isinstance(error, RefusedCall):
-        status, code = int(error.status), error.code
-    elif isinstance(error, Unauthenticated):
-        code = "invalid_api_key"
-    elif isinstance(error, CapacityExceeded):
-        code = "rate_limit_exceeded"
-    return status, {"error": body["error"] | {"code": code}}
+        return int(error.status), {"error": body["error"] | {"code": error.code}}
+    return status, body
 
 
 def build_error_answer(error: GlinthawkError) -> JsonAnswer:
@@ -95,7 +91,12 @@ def add_error_handlers(app: FastAPI) -> None:
     async def answer_ours(request: Request, error: GlinthawkError) -> Response:
         answer = build_error_answer(error)
         if answer.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            log.warning("http_call_failed", route=_route(request.scope), error=type(error).__name__)
+            log.warning(
+                "http_call_failed",
+                route=find_route(request.scope),
+                request_id=request.scope.get(_REQUEST_ID),
+                error=type(error).__name__,
+            )
         return answer
 
     @app.exception_handler(RequestValidationError)
@@ -124,12 +125,6 @@ def _translate(request: Request, error: HTTPException) -> GlinthawkError:
     return RefusedCall(status, f"{where}: {error.detail}")
 
 
-def _route(scope: Scope) -> str | None:
-    """Return the pattern of the path that was called; the path itself may hold anything."""
-    path = getattr(scope.get("route"), "path", None)
-    return path if isinstance(path, str) else None
-
-
 def _allowed(headers: Mapping[str, str] | None) -> str:
     methods = (headers or {}).get("Allow")
     return f"; use {methods}" if methods else ""
@@ -147,10 +142,13 @@ class Boundary:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one call."""
         is_started = False
+        request_id = scope[_REQUEST_ID] = f"req_{uuid.uuid4().hex}"
 
         async def send_noted(message: Message) -> None:
             nonlocal is_started
-            is_started = is_started or message["type"] == "http.response.start"
+            if message["type"] == "http.response.start":
+                is_started = True
+                MutableHeaders(scope=message)["x-request-id"] = request_id
             await send(message)
 
         try:
@@ -161,7 +159,8 @@ class Boundary:
             frames = traceback.extract_tb(error.__traceback__)[-4:]
             log.error(
                 "http_call_failed",
-                route=_route(scope),
+                route=find_route(scope),
+                request_id=request_id,
                 error=type(error).__name__,
                 where=[f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames],
             )
@@ -169,4 +168,4 @@ class Boundary:
                 defect = InvariantBroken(
                     f"a defect of the gateway ({type(error).__name__}); its log says where"
                 )
-                await build_error_answer(defect)(scope, receive, send)
+                await build_error_answer(defect)(scope, receive, send_noted)

@@ -9,19 +9,24 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from glinthawk.errors import InvalidRequest, PeerUnavailable
+from glinthawk.errors import PeerUnavailable
 from glinthawk.gateway.bodies import build_body
 from glinthawk.gateway.engine import Completion
-from glinthawk.gateway.fields import check_text, shown
 from glinthawk.gateway.http import schemas
 from glinthawk.gateway.http.calls import Call, News, open_call
-from glinthawk.gateway.http.errors import JsonAnswer, RefusedCall
+from glinthawk.gateway.http.errors import JsonAnswer
 from glinthawk.gateway.http.guard import Caller, Guard
 from glinthawk.gateway.http.limits import Accounts
 from glinthawk.gateway.http.reading import read_object
 from glinthawk.gateway.http.services import HttpServices
 from glinthawk.gateway.http.streaming import ChunkWriter, StreamOptions, take_stream_options
-from glinthawk.gateway.requests import Endpoint, ParsedRequest, derive_seed, parse_body
+from glinthawk.gateway.requests import (
+    Endpoint,
+    ParsedRequest,
+    check_model,
+    derive_seed,
+    parse_body,
+)
 
 
 def build_generate_routes(services: HttpServices, guard: Guard, accounts: Accounts) -> APIRouter:
@@ -48,27 +53,6 @@ def build_generate_routes(services: HttpServices, guard: Guard, accounts: Accoun
         return await _accept(Endpoint.COMPLETIONS, request, caller, services, accounts)
 
     return router
-
-
-def check_model(name: object, model_names: tuple[str, ...]) -> str:
-    """Return `name` if it is one under which the model is served.
-
-    Raises:
-        InvalidRequest: it is missing, or no string.
-        RefusedCall: there is no such model.
-    """
-    if name is None:
-        raise InvalidRequest(
-            f"model is missing; there is {', '.join(map(repr, model_names))}", param="model"
-        )
-    if check_text(name, "model") not in model_names:
-        raise RefusedCall(
-            HTTPStatus.NOT_FOUND,
-            f"the model {shown(name)} does not exist; there is {', '.join(map(repr, model_names))}",
-            param="model",
-            code="model_not_found",
-        )
-    return str(name)
 
 
 def count_tokens(request: ParsedRequest) -> int:

@@ -6,9 +6,9 @@ from fastapi import APIRouter, Depends
 
 from glinthawk.gateway.http import schemas
 from glinthawk.gateway.http.errors import JsonAnswer
-from glinthawk.gateway.http.generate import check_model
 from glinthawk.gateway.http.guard import Caller, Guard
 from glinthawk.gateway.http.services import HttpServices
+from glinthawk.gateway.requests import check_model
 
 
 def build_model_routes(services: HttpServices, guard: Guard) -> APIRouter:

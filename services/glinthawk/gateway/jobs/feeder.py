@@ -20,7 +20,7 @@ from glinthawk.gateway.jobs.services import JobServices, JobSettings
 from glinthawk.gateway.jobs.shares import FairShares, weigh
 from glinthawk.gateway.requests import ParsedRequest
 from glinthawk.gateway.store.records import LineRecord, LineResult
-from glinthawk.scheduler import Flow
+from glinthawk.scheduler import Flow, LearnedLengths
 from glinthawk.telemetry.logging import get_logger
 
 log = get_logger("gateway.jobs")
@@ -83,6 +83,7 @@ class Feeder:
         self._patience = patience
         self._on_done = on_done
         self._shares = FairShares()
+        self._lengths = LearnedLengths()
         self._pending = _Pending()
         self._num_open = 0
         self._held_until_s: float | None = None
@@ -96,6 +97,7 @@ class Feeder:
         """Forget a job; nothing of it is open or pending."""
         del self.jobs[job.batch.id]
         self._shares.leave(job.batch.id)
+        self._lengths.leave(job.batch.id)
 
     def close(self, job: Job) -> None:
         """Begin no more lines of a job, and give up in the engine what is open."""
@@ -128,10 +130,10 @@ class Feeder:
             num_new_tokens = sum(len(choice.tokens) for choice in completion.choices)
             job.num_tokens_in += num_prompt_tokens
             job.num_tokens_out += num_new_tokens
-            job.lengths.end(number, num_new_tokens, opened.num_sequences)
+            self._lengths.end(batch_id, number, num_new_tokens, opened.num_sequences)
             self._shares.charge(batch_id, num_prompt_tokens + num_new_tokens - opened.num_tokens)
         else:
-            job.lengths.forget(number)
+            self._lengths.forget(batch_id, number)
         self._keep(job, result, opened.num_sequences)
 
     def commit(self, *, at_once: bool = False) -> None:
@@ -219,12 +221,13 @@ class Feeder:
 
     def _submit(self, job: Job, line: LineRecord, request: ParsedRequest) -> None:
         """Hand a request to the engine, with the tokens that it is expected to take."""
+        expected = self._lengths.expect(job.batch.id)
         num_tokens = request.num_prompt_tokens + sum(
-            job.lengths.expected_new_tokens(choice.max_new_tokens) for choice in request.choices
+            min(expected, choice.max_new_tokens) for choice in request.choices
         )
         opened = OpenLine(line, len(request.choices), num_tokens)
         job.open[line.line_number] = opened
-        job.lengths.begin(line.line_number)
+        self._lengths.begin(job.batch.id, line.line_number)
         job.retry_at_s = 0.0
         self._num_open += opened.num_sequences
         self._shares.charge(job.batch.id, num_tokens)
@@ -251,7 +254,7 @@ class Feeder:
             log.warning("generation_unavailable", error=str(error))
         self._held_until_s = self._clock() + BEGIN_AGAIN_S
         job.waiting.appendleft(opened.line)
-        job.lengths.forget(opened.line.line_number)
+        self._lengths.forget(job.batch.id, opened.line.line_number)
         self._num_open -= opened.num_sequences
         self._shares.charge(job.batch.id, -opened.num_tokens)
 

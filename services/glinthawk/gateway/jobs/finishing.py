@@ -63,7 +63,10 @@ class Finishing:
                     yield "file noted"
         if batch.outcome is not None:
             self._update(
-                status=batch.outcome, outcome=None, **{_TIME_OF[batch.outcome]: int(self._now())}
+                status=batch.outcome,
+                outcome=None,
+                errors=(),  # of attempts that failed
+                **{_TIME_OF[batch.outcome]: int(self._now())},
             )
             yield "batch ended"
         self._patience.insist(lambda: self._store.drop_lines(self._batch_id))

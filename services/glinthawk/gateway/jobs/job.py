@@ -5,18 +5,20 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from glinthawk.errors import InvariantBroken, NotFound
-from glinthawk.gateway.jobs.lengths import LengthEstimator
+from glinthawk.errors import InvariantBroken
 from glinthawk.gateway.jobs.results import digest_batch
 from glinthawk.gateway.progress import RateMeter, RunNumbers
 from glinthawk.gateway.requests import (
     ModelContext,
     ParsedRequest,
     RefusedLine,
+    check_model,
     parse_line,
     parse_request,
 )
 from glinthawk.gateway.store.records import BatchRecord, BatchStatus, LineRecord
+
+_UNREADABLE = "its input cannot be read; the log has the reason"
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class OpenLine:
 @dataclass(frozen=True)
 class JobProgress:
     """How a batch stands. num_failed of num_done have an error for an answer; figures of lines
-    are 0 while a batch is validated. eta_s: None while it cannot be told."""
+    are 0 while a batch is validated. eta_s: None while it cannot be told. problem: why it does not
+    get on, in words that name no path; None while it does."""
 
     batch_id: str
     status: BatchStatus
@@ -40,6 +43,7 @@ class JobProgress:
     num_failed: int = 0
     tokens_per_s: float = 0.0
     eta_s: float | None = None
+    problem: str | None = None
 
 
 class Job:
@@ -54,7 +58,6 @@ class Job:
         self.batch = batch
         self.path = path
         self.digest = digest_batch(batch.id)
-        self.lengths = LengthEstimator()
         self.waiting: deque[LineRecord] = deque()
         self.cursor = 0
         self.is_fetched = path is None
@@ -98,6 +101,7 @@ class Job:
             num_failed=numbers.num_failed,
             tokens_per_s=rates.prompt_tokens_per_s + rates.generated_tokens_per_s,
             eta_s=rates.eta_s,
+            problem=_UNREADABLE if self.retry_at_s else None,
         )
 
 
@@ -122,11 +126,11 @@ def parse_content(
     content: bytes, line: LineRecord, model: ModelContext, *, run_seed: int, names: Collection[str]
 ) -> ParsedRequest:
     """Return the request that a line asks for. names: under which the model is served; none
-    lets every name pass.
+    lets every name pass. A line need not name a model: files of the batch command run as they are.
 
     Raises:
         InvalidRequest: its body is wrong.
-        NotFound: it asks for another model.
+        UnknownModel: it asks for another model.
         InvariantBroken: the file is not the one that was validated.
     """
     parsed = parse_line(content, line.line_number)
@@ -135,8 +139,6 @@ def parse_content(
             f"line {line.line_number} of the input is not the one that was validated"
         )
     request = parse_request(parsed, model, run_seed=run_seed)
-    if names and request.model and request.model not in names:
-        raise NotFound(
-            f"model {request.model!r} is not served here; use {' or '.join(map(repr, names))}"
-        )
+    if names and request.model:
+        check_model(request.model, names)
     return request

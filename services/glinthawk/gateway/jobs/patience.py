@@ -39,6 +39,13 @@ class Patience:
         self._clock = clock
         self._wait_s = 0.0
         self._due_s = 0.0
+        self._num_moves = 0
+
+    @property
+    def num_moves(self) -> int:
+        """How often the thread was heard of. One that waits for the store moves; one that hangs
+        does not."""
+        return self._num_moves
 
     @property
     def is_due(self) -> bool:
@@ -84,6 +91,7 @@ class Patience:
 
     def check(self) -> None:
         """Raise Stopped if the gateway ends."""
+        self._num_moves += 1
         if self._stopped.is_set():
             raise Stopped
 

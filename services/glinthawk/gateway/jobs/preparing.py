@@ -23,7 +23,7 @@ _CODE_FAILED = "validation_failed"
 
 
 class Preparing:
-    """Prepares one batch. `run` is called once; `stop` by any thread.
+    """Prepares one batch. `run` is called once; `interrupt` by any thread.
 
     now: seconds since 1970.
     """
@@ -64,10 +64,10 @@ class Preparing:
         except NotFound as error:
             return self._fail(batch, _CODE_MISSING, str(error)), None
 
-    def stop(self) -> None:
-        """End a validation that is under way; the event that stops the patience is set before."""
+    def interrupt(self) -> None:
+        """Kill the process that validates: it is started again, unless the gateway ends."""
         if self._validation is not None:
-            self._validation.stop()
+            self._validation.interrupt()
 
     def _validate(self, batch: BatchRecord) -> BatchRecord:
         for attempt in range(1, ATTEMPTS + 1):
@@ -98,7 +98,11 @@ class Preparing:
                 "failed_at": int(self._now()),
             }
         else:
-            changes = {"status": BatchStatus.IN_PROGRESS, "in_progress_at": int(self._now())}
+            changes = {
+                "status": BatchStatus.IN_PROGRESS,
+                "errors": (),  # of attempts that failed
+                "in_progress_at": int(self._now()),
+            }
         batch = self._update(batch, BatchStatus.VALIDATING, total=report.num_lines, **changes)
         if batch.status is BatchStatus.CANCELLING:
             batch = self._update(batch, BatchStatus.CANCELLING, total=report.num_lines)

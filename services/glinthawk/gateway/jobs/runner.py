@@ -1,8 +1,8 @@
 """Runs the batches of the store, by itself from its start on: whoever restarts it goes on.
 
-    created, cancelled --+                       +--> Preparing (threads): up to in_progress
+    created, cancelled --+                       +--> Chores (threads): Preparing, up to in_progress
     completions ---------+--> [ runner's thread ]+--> Feeder: lines to the engine, answers back
-    prepared, finished --+                       +--> Finishing (threads): finalizing to its end
+    prepared, finished --+                       +--> Chores (threads): Finishing, to its end
 
 One thread decides; what takes long has threads of its own. Everything that must outlive the
 process is in the store before the next step relies on it.
@@ -11,18 +11,16 @@ process is in the store before the next step relies on it.
 import contextlib
 import queue
 import threading
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from glinthawk.errors import GlinthawkError, StoreUnavailable
 from glinthawk.gateway.engine import Completion
+from glinthawk.gateway.jobs.chores import Attempt, Chores, Done, Failed, Kind, Settled
 from glinthawk.gateway.jobs.feeder import COMMIT_EVERY_S, Feeder
 from glinthawk.gateway.jobs.finishing import Finishing, drop_leftovers
 from glinthawk.gateway.jobs.job import Job, JobProgress
-from glinthawk.gateway.jobs.patience import Patience, Stopped
+from glinthawk.gateway.jobs.patience import Patience
 from glinthawk.gateway.jobs.preparing import Preparing
 from glinthawk.gateway.jobs.services import JobServices, JobSettings
 from glinthawk.gateway.store.records import BatchRecord, BatchStatus
@@ -30,12 +28,9 @@ from glinthawk.telemetry.logging import get_logger
 
 log = get_logger("gateway.jobs")
 
-MAX_PREPARING = 4
-MAX_FINISHING = 2
-"""Batches that are prepared, or finished, at a time."""
-
 SHOW_EVERY_S = 0.5
 _PAGE = 100
+_LEFTOVERS = "lines of ended batches"
 _OPEN_STATUSES = tuple(status for status in BatchStatus if not status.is_final)
 
 
@@ -49,19 +44,11 @@ class _Cancelled:
     batch_id: str
 
 
-@dataclass(frozen=True)
-class _Settled:
-    """A batch that was prepared or finished, as the store has it now."""
-
-    batch: BatchRecord
-    path: Path | None = None
-
-
 class _Stop:
     pass
 
 
-_Event = Completion | _Created | _Cancelled | _Settled | _Stop
+_Event = Completion | _Created | _Cancelled | Done | Failed | _Stop
 
 
 class JobRunner:
@@ -73,12 +60,9 @@ class JobRunner:
         self._store = services.store
         self._stopped = threading.Event()
         self._events: queue.SimpleQueue[_Event] = queue.SimpleQueue()
-        self._patience = self._make_patience("committing answers")
+        self._patience = Patience("committing answers", self._stopped, clock=services.clock)
         self._feeder = Feeder(services, settings, patience=self._patience, on_done=self._events.put)
-        self._preparers = ThreadPoolExecutor(MAX_PREPARING, "preparing")
-        self._finishers = ThreadPoolExecutor(MAX_FINISHING, "finishing")
-        self._preparing: dict[str, Preparing] = {}
-        self._away: dict[str, BatchStatus] = {}
+        self._chores = Chores(services, settings, stopped=self._stopped, on_event=self._events.put)
         self._cancelled: set[str] = set()
         self._is_loaded = False
         self._shown_at_s = 0.0
@@ -96,10 +80,7 @@ class JobRunner:
         self._stopped.set()
         self._events.put(_Stop())
         self._thread.join()
-        for preparing in list(self._preparing.values()):
-            preparing.stop()
-        self._preparers.shutdown(cancel_futures=True)
-        self._finishers.shutdown(cancel_futures=True)
+        self._chores.stop()
 
     def batch_created(self, batch_id: str) -> None:
         """Take up a batch that the store has now."""
@@ -135,6 +116,7 @@ class JobRunner:
                 # The patience has logged it, and says when it is time to try again.
                 with contextlib.suppress(StoreUnavailable):
                     has_more = self._work()
+            self._chores.look()
             self._show()
             wait_s = 0.0 if has_more else COMMIT_EVERY_S / 2
         for job in self._feeder.jobs.values():
@@ -155,10 +137,14 @@ class JobRunner:
         elif isinstance(event, _Created):
             self._prepare(event.batch_id)
         elif isinstance(event, _Cancelled):
-            if event.batch_id in self._away or event.batch_id in self._feeder.jobs:
+            if event.batch_id in self._chores or event.batch_id in self._feeder.jobs:
                 self._cancelled.add(event.batch_id)
-        elif isinstance(event, _Settled):
-            self._settle(event)
+        elif isinstance(event, Failed):
+            self._chores.failed(event)
+        elif isinstance(event, Done):
+            self._chores.done(event)
+            if event.settled is not None:
+                self._settle(event.settled)
 
     def _work(self) -> bool:
         """Do what is due; return whether there is more to do at once."""
@@ -190,8 +176,11 @@ class JobRunner:
         self._is_loaded = True
         for batch in batches:
             self._prepare(batch.id)
-        patience = self._make_patience("dropping lines of ended batches")
-        self._start_chore(self._finishers, partial(drop_leftovers, self._store, patience))
+        self._chores.add(
+            Kind.TIDYING,
+            _LEFTOVERS,
+            lambda patience: Attempt(partial(drop_leftovers, self._store, patience)),
+        )
 
     def _choose_outcome(self, job: Job) -> BatchStatus | None:
         """Return to which end a job has come; None while it goes on."""
@@ -223,13 +212,11 @@ class JobRunner:
         self._feeder.remove(job)
         self._finish(batch.id)
 
-    def _settle(self, event: _Settled) -> None:
+    def _settle(self, settled: Settled) -> None:
         """Go on with a batch that comes back from another thread."""
-        batch = event.batch
-        self._away.pop(batch.id, None)
-        self._preparing.pop(batch.id, None)
+        batch = settled.batch
         if batch.status in (BatchStatus.IN_PROGRESS, BatchStatus.CANCELLING):
-            self._feeder.add(Job(batch, event.path, self._services.clock()))
+            self._feeder.add(Job(batch, settled.path, self._services.clock()))
         elif batch.status is BatchStatus.FINALIZING:
             self._finish(batch.id)
         else:
@@ -237,47 +224,33 @@ class JobRunner:
             log.info("batch_ended", batch=batch.id, status=str(batch.status))
 
     def _prepare(self, batch_id: str) -> None:
-        if batch_id in self._away or batch_id in self._feeder.jobs:
+        if batch_id in self._chores or batch_id in self._feeder.jobs:
             return  # it was found in the store already
-        self._away[batch_id] = BatchStatus.VALIDATING
-        preparing = Preparing(
-            self._store,
-            batch_id,
-            max_line_bytes=self._settings.max_line_bytes,
-            patience=self._make_patience(f"validating {batch_id}"),
-            now=self._services.now,
-        )
-        self._preparing[batch_id] = preparing
-        self._start_chore(self._preparers, lambda: self._events.put(_Settled(*preparing.run())))
+
+        def begin(patience: Patience) -> Attempt:
+            preparing = Preparing(
+                self._store,
+                batch_id,
+                max_line_bytes=self._settings.max_line_bytes,
+                patience=patience,
+                now=self._services.now,
+            )
+            return Attempt(lambda: Settled(*preparing.run()), preparing.interrupt)
+
+        self._chores.add(Kind.PREPARING, batch_id, begin)
 
     def _finish(self, batch_id: str) -> None:
-        self._away[batch_id] = BatchStatus.FINALIZING
-        patience = self._make_patience(f"finishing {batch_id}")
-        finishing = Finishing(self._store, batch_id, patience=patience, now=self._services.now)
-        self._start_chore(self._finishers, lambda: self._events.put(_Settled(finishing.run())))
+        def begin(patience: Patience) -> Attempt:
+            finishing = Finishing(self._store, batch_id, patience=patience, now=self._services.now)
+            return Attempt(lambda: Settled(finishing.run()))
 
-    def _make_patience(self, doing: str) -> Patience:
-        return Patience(doing, self._stopped, clock=self._services.clock)
-
-    def _start_chore(self, executor: ThreadPoolExecutor, work: Callable[[], None]) -> None:
-        executor.submit(work).add_done_callback(_log_failure)
+        self._chores.add(Kind.FINISHING, batch_id, begin)
 
     def _show(self) -> None:
         now_s = self._services.clock()
         if now_s - self._shown_at_s < SHOW_EVERY_S:
             return
         self._shown_at_s = now_s
-        away = [JobProgress(batch_id, status) for batch_id, status in self._away.items()]
         jobs = [job.measure(now_s) for job in self._feeder.jobs.values()]
-        self._progress = (*away, *jobs)
-        self._services.metrics.show_jobs([item.status for item in self._progress])
-
-
-def _log_failure(future: Future[None]) -> None:
-    """Say that a chore went wrong; its batch is taken up again at the next start."""
-    if future.cancelled():
-        return
-    error = future.exception()
-    if error is not None and not isinstance(error, Stopped):
-        is_ours = isinstance(error, GlinthawkError)
-        log.error("batch_stuck", error=str(error), exc_info=None if is_ours else error)
+        self._progress = (*self._chores.progress(), *jobs)
+        self._services.metrics.show_jobs(self._progress)

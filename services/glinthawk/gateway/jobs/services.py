@@ -24,8 +24,10 @@ class JobServices:
 class JobSettings:
     """max_line_bytes: of an input line; a longer one is refused. model_names: under which the
     model is served; none lets every name pass. read_ahead: sequences, of all jobs, that are
-    begun and whose answers are not durable yet."""
+    begun and whose answers are not durable yet. stuck_after_s: so long without a move, and what
+    prepares or finishes a batch counts as stuck."""
 
     max_line_bytes: int
     model_names: tuple[str, ...] = ()
     read_ahead: int = 2048
+    stuck_after_s: float = 600.0

@@ -58,7 +58,7 @@ class _Tally:
 
 
 class Validation:
-    """One validation of one batch. `run` is called once; `stop` by any thread."""
+    """One validation of one batch. `run` is called once; `interrupt` by any thread."""
 
     def __init__(
         self, store: Store, batch: BatchRecord, *, max_line_bytes: int, patience: Patience
@@ -70,7 +70,6 @@ class Validation:
         self._digest = digest_batch(batch.id)
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
-        self._is_stopped = False
 
     def run(self) -> ValidationReport:
         """Put the batch's lines, and the refusals of bad ones, into the store.
@@ -89,10 +88,9 @@ class Validation:
         num_valid = tally.num_lines - tally.num_refused
         return ValidationReport(tally.num_lines, num_valid, tuple(tally.errors))
 
-    def stop(self) -> None:
-        """Kill the process, so that `run` ends soon."""
+    def interrupt(self) -> None:
+        """Kill the process, so that `run` ends soon: with Stopped if the gateway ends."""
         with self._lock:
-            self._is_stopped = True
             if self._process is not None:
                 self._process.kill()
 
@@ -121,10 +119,8 @@ class Validation:
         command += ["--endpoint", self._batch.endpoint]
         command += ["--max-line-bytes", str(self._max_line_bytes)]
         with self._lock:
-            if not self._is_stopped:
-                self._process = self._spawn(command)
-        self._patience.check()
-        assert self._process is not None, "who stops a validation has set the event before"
+            self._patience.check()  # who ends the gateway says so first, then interrupts
+            self._process = self._spawn(command)
         return self._process
 
     def _spawn(self, command: list[str]) -> subprocess.Popen[bytes]:

@@ -30,7 +30,7 @@ class BlobFolder:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        with translate_file_failures(folder):
+        with translate_file_failures():
             folder.mkdir(mode=0o700, exist_ok=True)
 
     def path(self, file_id: str) -> Path:
@@ -42,7 +42,7 @@ class BlobFolder:
         part = self._folder / (file_id + _PART_SUFFIX)
         try:
             num_bytes = self._write_part(part, content)
-            with translate_file_failures(self._folder):
+            with translate_file_failures():
                 part.rename(self.path(file_id))
                 _sync_folder(self._folder)
         except BaseException:
@@ -55,7 +55,7 @@ class BlobFolder:
 
     def open(self, file_id: str) -> BinaryIO | None:
         """Open a blob for reading; None if it is not there."""
-        with translate_file_failures(self._folder):
+        with translate_file_failures():
             try:
                 return self.path(file_id).open("rb")
             except FileNotFoundError:
@@ -70,7 +70,7 @@ class BlobFolder:
 
     def clean(self, listed: Collection[str]) -> None:
         """Remove what was being written when a process ended, and blobs that are not listed."""
-        with translate_file_failures(self._folder):
+        with translate_file_failures():
             for path in list(self._folder.iterdir()):
                 match = _OURS.fullmatch(path.name)
                 if match and (match["part"] or match["file_id"] not in listed):
@@ -80,14 +80,14 @@ class BlobFolder:
     def _write_part(self, part: Path, content: Iterable[bytes]) -> int:
         """Write and sync. What `content` raises must not be taken for the disk's, nor hidden."""
         num_bytes = 0
-        with translate_file_failures(self._folder):
+        with translate_file_failures():
             descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode=0o600)
         try:
             for piece in content:
-                with translate_file_failures(self._folder):
+                with translate_file_failures():
                     _write_all(descriptor, piece)
                 num_bytes += len(piece)
-            with translate_file_failures(self._folder):
+            with translate_file_failures():
                 os.fsync(descriptor)
         finally:
             os.close(descriptor)

@@ -33,7 +33,6 @@ class Database:
     """See the module. data_dir: the folder it lies in, which must be there."""
 
     def __init__(self, data_dir: Path, *, busy_timeout_s: float) -> None:
-        self._data_dir = data_dir
         self._turn_to_write = Turns()
         self._is_closed = False
         path = data_dir / DATABASE_NAME
@@ -55,7 +54,7 @@ class Database:
         Raises:
             StoreUnavailable: nothing was changed.
         """
-        with translate_database_failures(self._data_dir), self._turn_to_write:
+        with translate_database_failures(), self._turn_to_write:
             try:
                 with self._check_open(self._writer).begin() as connection:
                     yield connection
@@ -73,7 +72,7 @@ class Database:
         Leave it soon: while it lasts the write-ahead log cannot be cut short.
         """
         with (
-            translate_database_failures(self._data_dir),
+            translate_database_failures(),
             self._check_open(self._reader).begin() as connection,
         ):
             yield connection
@@ -87,7 +86,7 @@ class Database:
 
     def _check_open(self, engine: Engine) -> Engine:
         if self._is_closed:
-            raise StoreUnavailable(f"the store in {self._data_dir} is closed; open it again")
+            raise StoreUnavailable("the store is closed; open it again")
         return engine
 
 

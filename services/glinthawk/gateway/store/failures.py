@@ -2,6 +2,9 @@
 
 A failure of the disk or of a lock is StoreUnavailable: its transaction is rolled back, and the
 same call may succeed later. Anything else that a database complains of is a defect of ours.
+
+Callers of the API read these messages, so no path stands in them: where the store is, whoever
+runs the gateway knows, and `at_folder` says it to who opens one.
 """
 
 import errno
@@ -51,34 +54,43 @@ _WAY_OUT_OF_ERRNO = {
 
 
 @contextmanager
-def translate_database_failures(place: Path) -> Iterator[None]:
-    """Turn what a database raises into our errors. place: the folder that messages name."""
+def translate_database_failures() -> Iterator[None]:
+    """Turn what a database raises into our errors."""
     try:
         yield
     except DBAPIError as error:
-        raise _describe_database(place, error.orig) from error
+        raise _describe_database(error.orig) from error
     except sqlite3.Error as error:
-        raise _describe_database(place, error) from error
+        raise _describe_database(error) from error
 
 
 @contextmanager
-def translate_file_failures(place: Path) -> Iterator[None]:
+def translate_file_failures() -> Iterator[None]:
     """Turn what the file system raises into StoreUnavailable."""
     try:
         yield
     except OSError as error:
         way_out = _WAY_OUT_OF_ERRNO.get(error.errno or 0, _BROKEN)
-        raise _build_unavailable(place, way_out, error) from error
+        raise _build_unavailable(way_out, error.strerror) from error
 
 
-def _describe_database(place: Path, cause: BaseException | None) -> GlinthawkError:
+@contextmanager
+def at_folder(data_dir: Path) -> Iterator[None]:
+    """Say in messages which folder the store is in."""
+    try:
+        yield
+    except StoreUnavailable as error:
+        raise StoreUnavailable(f"data folder {data_dir}: {error}") from error
+
+
+def _describe_database(cause: BaseException | None) -> GlinthawkError:
     code = getattr(cause, "sqlite_errorcode", None)
     way_out = None if code is None else _WAY_OUT_OF_SQLITE.get(code & _PRIMARY_CODE)
     if way_out is None:
-        return InvariantBroken(f"the store in {place} was used wrongly: {cause!r}")
-    return _build_unavailable(place, way_out, cause)
+        return InvariantBroken(f"the store was used wrongly: {cause!r}")
+    return _build_unavailable(way_out, cause)
 
 
-def _build_unavailable(place: Path, way_out: str, cause: BaseException | None) -> StoreUnavailable:
+def _build_unavailable(way_out: str, cause: object) -> StoreUnavailable:
     what = way_out.format(user=os.geteuid())
-    return StoreUnavailable(f"the store in {place} {what} (nothing was changed: {cause})")
+    return StoreUnavailable(f"the store {what} (nothing was changed: {cause})")

@@ -73,8 +73,8 @@ class FileTable:
         content = self._blobs.open(file_id)
         if content is None:
             raise NotFound(
-                f"the content of file {file_id!r} is not at {self._blobs.path(file_id)}; it was "
-                "deleted just now, or restore the folder from a backup"
+                f"the content of file {file_id!r} is not there any more: it was deleted just "
+                "now, or the volume of the gateway lost it; upload it again, or restore a backup"
             )
         return content
 

@@ -23,7 +23,7 @@ class FolderLock:
     """
 
     def __init__(self, folder: Path) -> None:
-        with translate_file_failures(folder):
+        with translate_file_failures():
             self._descriptor: int | None = os.open(
                 folder / _FILENAME, os.O_RDWR | os.O_CREAT, mode=0o600
             )

@@ -1,4 +1,4 @@
-"""The store: files, batches, their lines and results, keys and the epoch, all durable.
+"""The store: files, batches, their lines and results, drains, keys and the epoch, all durable.
 
 One interface, so that other databases and object stores can follow; `sql` is the one on SQLite
 and a folder. What a method has returned from is on disk. Methods may be called from any thread;
@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 from glinthawk.gateway.store.records import (
     BatchRecord,
     BatchStatus,
+    DrainRecord,
     FilePurpose,
     FileRecord,
     KeyRecord,
@@ -139,6 +140,20 @@ class Store(ABC):
         In several transactions, so that others can write in between; call it again after an
         error. Raises InvalidRequest if the batch is not final.
         """
+
+    # --- drains
+
+    @abstractmethod
+    def put_drain(self, drain: DrainRecord) -> None:
+        """Keep that a worker drains, in place of what was kept of it before."""
+
+    @abstractmethod
+    def delete_drain(self, worker: str) -> None:
+        """Forget that a worker drains; one of which nothing is kept is no error."""
+
+    @abstractmethod
+    def list_drains(self) -> Sequence[DrainRecord]:
+        """Return the drains that are kept, by worker."""
 
     # --- keys, epoch
 

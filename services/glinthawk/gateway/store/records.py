@@ -125,6 +125,16 @@ class LineResult:
 
 
 @dataclass(frozen=True)
+class DrainRecord:
+    """A worker that is to be empty by a time, in milliseconds since 1970. instance: tells the
+    process from another one of its name."""
+
+    worker: str
+    instance: str
+    until_ms: int
+
+
+@dataclass(frozen=True)
 class KeyRecord:
     """An API key as it is kept: its hash, never the key. revoked_at: None while it is valid."""
 

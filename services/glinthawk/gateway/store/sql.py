@@ -36,7 +36,8 @@ from typing import Any, BinaryIO
 from glinthawk.gateway.store.batches import BatchTable
 from glinthawk.gateway.store.blobs import BlobFolder
 from glinthawk.gateway.store.database import Database
-from glinthawk.gateway.store.failures import translate_file_failures
+from glinthawk.gateway.store.drain_rows import DrainTable
+from glinthawk.gateway.store.failures import at_folder, translate_file_failures
 from glinthawk.gateway.store.files import FileTable
 from glinthawk.gateway.store.folder_lock import FolderLock
 from glinthawk.gateway.store.interface import Store
@@ -45,6 +46,7 @@ from glinthawk.gateway.store.lines import LineTable
 from glinthawk.gateway.store.records import (
     BatchRecord,
     BatchStatus,
+    DrainRecord,
     FilePurpose,
     FileRecord,
     KeyRecord,
@@ -78,6 +80,7 @@ class SqlStore(Store):
         self._files = FileTable(database, blobs, clock)
         self._batches = BatchTable(database)
         self._lines = LineTable(database)
+        self._drains = DrainTable(database)
         self._keys = KeyTable(database)
 
     def add_file(
@@ -167,6 +170,18 @@ class SqlStore(Store):
         """See `Store`."""
         self._lines.drop(batch_id)
 
+    def put_drain(self, drain: DrainRecord) -> None:
+        """See `Store`."""
+        self._drains.put(drain)
+
+    def delete_drain(self, worker: str) -> None:
+        """See `Store`."""
+        self._drains.delete(worker)
+
+    def list_drains(self) -> Sequence[DrainRecord]:
+        """See `Store`."""
+        return self._drains.list()
+
     def add_key(self, key: KeyRecord) -> None:
         """See `Store`."""
         self._keys.add(key)
@@ -215,7 +230,14 @@ def open_store(
             does not fit.
         StoreUnavailable: the folder cannot be written now.
     """
-    with translate_file_failures(data_dir):
+    with at_folder(data_dir):
+        return _open(data_dir, beside_gateway, busy_timeout_s, clock)
+
+
+def _open(
+    data_dir: Path, beside_gateway: bool, busy_timeout_s: float, clock: Callable[[], float]
+) -> SqlStore:
+    with translate_file_failures():
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = None if beside_gateway else FolderLock(data_dir)
     database = Database(data_dir, busy_timeout_s=busy_timeout_s)

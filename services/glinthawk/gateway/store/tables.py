@@ -2,7 +2,7 @@
 
     files ---< batches ---< lines      what a batch asks, a row a line of its input
                        `--< results    what was answered, a row a line of its output
-    keys   counters
+    keys   counters   drains
 
 `sequence` numbers rows in the order of their creation. Lines and results name their batch by
 its sequence, which is short: a batch may have a million of them. A batch names its files by id
@@ -121,6 +121,14 @@ KEYS = Table(
         postgresql_where=text("revoked_at IS NULL"),
     ),
     sqlite_autoincrement=True,
+)
+
+DRAINS = Table(
+    "drains",
+    METADATA,
+    Column("worker", Text, primary_key=True),
+    Column("instance", Text, nullable=False),
+    Column("until_ms", BigInteger, nullable=False),
 )
 
 COUNTERS = Table(

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%glinthawk/wire/proto/membership.proto\x12\x0cglinthawk.v1\"\xa4\x01\n\x0bPeerMessage\x12\x32\n\x0cregistration\x18\x01 \x01(\x0b\x32\x1a.glinthawk.v1.RegistrationH\x00\x12,\n\theartbeat\x18\x02 \x01(\x0b\x32\x17.glinthawk.v1.HeartbeatH\x00\x12(\n\x07leaving\x18\x03 \x01(\x0b\x32\x15.glinthawk.v1.LeavingH\x00\x42\t\n\x07message\"\xc1\x01\n\x0eGatewayMessage\x12*\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\x16.glinthawk.v1.AcceptedH\x00\x12(\n\x07refused\x18\x02 \x01(\x0b\x32\x15.glinthawk.v1.RefusedH\x00\x12\"\n\x04view\x18\x03 \x01(\x0b\x32\x12.glinthawk.v1.ViewH\x00\x12*\n\x08shutdown\x18\x04 \x01(\x0b\x32\x16.glinthawk.v1.ShutdownH\x00\x42\t\n\x07message\"\x8a\x01\n\nStageOffer\x12\x13\n\x0b\x66irst_layer\x18\x01 \x01(\r\x12\x12\n\nlast_layer\x18\x02 \x01(\r\x12\x12\n\nnum_layers\x18\x03 \x01(\r\x12\x14\n\x0cmodel_digest\x18\x04 \x01(\t\x12)\n\x05\x64type\x18\x05 \x01(\x0e\x32\x1a.glinthawk.v1.NumberFormat\"e\n\x0e\x41ttentionOffer\x12\x17\n\x0fkv_memory_bytes\x18\x01 \x01(\x04\x12*\n\x06\x64types\x18\x02 \x03(\x0e\x32\x1a.glinthawk.v1.NumberFormat\x12\x0e\n\x06kernel\x18\x03 \x01(\t\"\xf3\x01\n\x0cRegistration\x12 \n\x04role\x18\x01 \x01(\x0e\x32\x12.glinthawk.v1.Role\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x18\n\x10protocol_version\x18\x04 \x01(\r\x12\x0f\n\x07\x61\x64\x64ress\x18\x05 \x01(\t\x12\x10\n\x08tcp_port\x18\x06 \x01(\r\x12)\n\x05stage\x18\x07 \x01(\x0b\x32\x18.glinthawk.v1.StageOfferH\x00\x12\x31\n\tattention\x18\x08 \x01(\x0b\x32\x1c.glinthawk.v1.AttentionOfferH\x00\x42\x07\n\x05offer\"\x9a\x01\n\tHeartbeat\x12\x31\n\x05stats\x18\x01 \x03(\x0b\x32\".glinthawk.v1.Heartbeat.StatsEntry\x12\x1a\n\rdrain_seconds\x18\x02 \x01(\x01H\x00\x88\x01\x01\x1a,\n\nStatsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x10\n\x0e_drain_seconds\"\x19\n\x07Leaving\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\xb0\x01\n\x08Geometry\x12\x12\n\nnum_layers\x18\x01 \x01(\r\x12\x17\n\x0fnum_query_heads\x18\x02 \x01(\r\x12\x14\n\x0cnum_kv_heads\x18\x03 \x01(\r\x12\x10\n\x08head_dim\x18\x04 \x01(\r\x12)\n\x05\x64type\x18\x05 \x01(\x0e\x32\x1a.glinthawk.v1.NumberFormat\x12\x0f\n\x07windows\x18\x06 \x03(\r\x12\x13\n\x0bpage_tokens\x18\x07 \x01(\r\"0\n\x08\x41\x63\x63\x65pted\x12\r\n\x05\x65poch\x18\x01 \x01(\r\x12\x15\n\rlease_seconds\x18\x02 \x01(\x01\"\x19\n\x07Refused\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\x81\x01\n\x06Member\x12 \n\x04role\x18\x01 \x01(\x0e\x32\x12.glinthawk.v1.Role\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x13\n\x0b\x66irst_layer\x18\x04 \x01(\r\x12\x12\n\nlast_layer\x18\x05 \x01(\r\x12\r\n\x05\x65poch\x18\x06 \x01(\r\"\x8c\x01\n\x04View\x12\r\n\x05\x65poch\x18\x01 \x01(\r\x12$\n\x06stages\x18\x02 \x03(\x0b\x32\x14.glinthawk.v1.Member\x12%\n\x07workers\x18\x03 \x03(\x0b\x32\x14.glinthawk.v1.Member\x12(\n\x08geometry\x18\x04 \x01(\x0b\x32\x16.glinthawk.v1.Geometry\"\x1a\n\x08Shutdown\x12\x0e\n\x06reason\x18\x01 \x01(\t*@\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0e\n\nROLE_STAGE\x10\x01\x12\x12\n\x0eROLE_ATTENTION\x10\x02*\x7f\n\x0cNumberFormat\x12\x1d\n\x19NUMBER_FORMAT_UNSPECIFIED\x10\x00\x12\x19\n\x15NUMBER_FORMAT_FLOAT32\x10\x01\x12\x19\n\x15NUMBER_FORMAT_FLOAT16\x10\x02\x12\x1a\n\x16NUMBER_FORMAT_BFLOAT16\x10\x03\x32Q\n\nMembership\x12\x43\n\x04Join\x12\x19.glinthawk.v1.PeerMessage\x1a\x1c.glinthawk.v1.GatewayMessage(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%glinthawk/wire/proto/membership.proto\x12\x0cglinthawk.v1\"\xa4\x01\n\x0bPeerMessage\x12\x32\n\x0cregistration\x18\x01 \x01(\x0b\x32\x1a.glinthawk.v1.RegistrationH\x00\x12,\n\theartbeat\x18\x02 \x01(\x0b\x32\x17.glinthawk.v1.HeartbeatH\x00\x12(\n\x07leaving\x18\x03 \x01(\x0b\x32\x15.glinthawk.v1.LeavingH\x00\x42\t\n\x07message\"\xc1\x01\n\x0eGatewayMessage\x12*\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\x16.glinthawk.v1.AcceptedH\x00\x12(\n\x07refused\x18\x02 \x01(\x0b\x32\x15.glinthawk.v1.RefusedH\x00\x12\"\n\x04view\x18\x03 \x01(\x0b\x32\x12.glinthawk.v1.ViewH\x00\x12*\n\x08shutdown\x18\x04 \x01(\x0b\x32\x16.glinthawk.v1.ShutdownH\x00\x42\t\n\x07message\"\x8a\x01\n\nStageOffer\x12\x13\n\x0b\x66irst_layer\x18\x01 \x01(\r\x12\x12\n\nlast_layer\x18\x02 \x01(\r\x12\x12\n\nnum_layers\x18\x03 \x01(\r\x12\x14\n\x0cmodel_digest\x18\x04 \x01(\t\x12)\n\x05\x64type\x18\x05 \x01(\x0e\x32\x1a.glinthawk.v1.NumberFormat\"e\n\x0e\x41ttentionOffer\x12\x17\n\x0fkv_memory_bytes\x18\x01 \x01(\x04\x12*\n\x06\x64types\x18\x02 \x03(\x0e\x32\x1a.glinthawk.v1.NumberFormat\x12\x0e\n\x06kernel\x18\x03 \x01(\t\"\x85\x02\n\x0cRegistration\x12 \n\x04role\x18\x01 \x01(\x0e\x32\x12.glinthawk.v1.Role\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x18\n\x10protocol_version\x18\x04 \x01(\r\x12\x0f\n\x07\x61\x64\x64ress\x18\x05 \x01(\t\x12\x10\n\x08tcp_port\x18\x06 \x01(\r\x12\x10\n\x08instance\x18\t \x01(\t\x12)\n\x05stage\x18\x07 \x01(\x0b\x32\x18.glinthawk.v1.StageOfferH\x00\x12\x31\n\tattention\x18\x08 \x01(\x0b\x32\x1c.glinthawk.v1.AttentionOfferH\x00\x42\x07\n\x05offer\"\x9a\x01\n\tHeartbeat\x12\x31\n\x05stats\x18\x01 \x03(\x0b\x32\".glinthawk.v1.Heartbeat.StatsEntry\x12\x1a\n\rdrain_seconds\x18\x02 \x01(\x01H\x00\x88\x01\x01\x1a,\n\nStatsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x10\n\x0e_drain_seconds\"\x19\n\x07Leaving\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\xb0\x01\n\x08Geometry\x12\x12\n\nnum_layers\x18\x01 \x01(\r\x12\x17\n\x0fnum_query_heads\x18\x02 \x01(\r\x12\x14\n\x0cnum_kv_heads\x18\x03 \x01(\r\x12\x10\n\x08head_dim\x18\x04 \x01(\r\x12)\n\x05\x64type\x18\x05 \x01(\x0e\x32\x1a.glinthawk.v1.NumberFormat\x12\x0f\n\x07windows\x18\x06 \x03(\r\x12\x13\n\x0bpage_tokens\x18\x07 \x01(\r\"0\n\x08\x41\x63\x63\x65pted\x12\r\n\x05\x65poch\x18\x01 \x01(\r\x12\x15\n\rlease_seconds\x18\x02 \x01(\x01\"\x19\n\x07Refused\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\x81\x01\n\x06Member\x12 \n\x04role\x18\x01 \x01(\x0e\x32\x12.glinthawk.v1.Role\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x13\n\x0b\x66irst_layer\x18\x04 \x01(\r\x12\x12\n\nlast_layer\x18\x05 \x01(\r\x12\r\n\x05\x65poch\x18\x06 \x01(\r\"\x8c\x01\n\x04View\x12\r\n\x05\x65poch\x18\x01 \x01(\r\x12$\n\x06stages\x18\x02 \x03(\x0b\x32\x14.glinthawk.v1.Member\x12%\n\x07workers\x18\x03 \x03(\x0b\x32\x14.glinthawk.v1.Member\x12(\n\x08geometry\x18\x04 \x01(\x0b\x32\x16.glinthawk.v1.Geometry\"\x1a\n\x08Shutdown\x12\x0e\n\x06reason\x18\x01 \x01(\t*@\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0e\n\nROLE_STAGE\x10\x01\x12\x12\n\x0eROLE_ATTENTION\x10\x02*\x7f\n\x0cNumberFormat\x12\x1d\n\x19NUMBER_FORMAT_UNSPECIFIED\x10\x00\x12\x19\n\x15NUMBER_FORMAT_FLOAT32\x10\x01\x12\x19\n\x15NUMBER_FORMAT_FLOAT16\x10\x02\x12\x1a\n\x16NUMBER_FORMAT_BFLOAT16\x10\x03\x32Q\n\nMembership\x12\x43\n\x04Join\x12\x19.glinthawk.v1.PeerMessage\x1a\x1c.glinthawk.v1.GatewayMessage(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,10 +33,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_HEARTBEAT_STATSENTRY']._loaded_options = None
   _globals['_HEARTBEAT_STATSENTRY']._serialized_options = b'8\001'
-  _globals['_ROLE']._serialized_start=1651
-  _globals['_ROLE']._serialized_end=1715
-  _globals['_NUMBERFORMAT']._serialized_start=1717
-  _globals['_NUMBERFORMAT']._serialized_end=1844
+  _globals['_ROLE']._serialized_start=1669
+  _globals['_ROLE']._serialized_end=1733
+  _globals['_NUMBERFORMAT']._serialized_start=1735
+  _globals['_NUMBERFORMAT']._serialized_end=1862
   _globals['_PEERMESSAGE']._serialized_start=56
   _globals['_PEERMESSAGE']._serialized_end=220
   _globals['_GATEWAYMESSAGE']._serialized_start=223
@@ -46,25 +46,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ATTENTIONOFFER']._serialized_start=559
   _globals['_ATTENTIONOFFER']._serialized_end=660
   _globals['_REGISTRATION']._serialized_start=663
-  _globals['_REGISTRATION']._serialized_end=906
-  _globals['_HEARTBEAT']._serialized_start=909
-  _globals['_HEARTBEAT']._serialized_end=1063
-  _globals['_HEARTBEAT_STATSENTRY']._serialized_start=1001
-  _globals['_HEARTBEAT_STATSENTRY']._serialized_end=1045
-  _globals['_LEAVING']._serialized_start=1065
-  _globals['_LEAVING']._serialized_end=1090
-  _globals['_GEOMETRY']._serialized_start=1093
-  _globals['_GEOMETRY']._serialized_end=1269
-  _globals['_ACCEPTED']._serialized_start=1271
-  _globals['_ACCEPTED']._serialized_end=1319
-  _globals['_REFUSED']._serialized_start=1321
-  _globals['_REFUSED']._serialized_end=1346
-  _globals['_MEMBER']._serialized_start=1349
-  _globals['_MEMBER']._serialized_end=1478
-  _globals['_VIEW']._serialized_start=1481
-  _globals['_VIEW']._serialized_end=1621
-  _globals['_SHUTDOWN']._serialized_start=1623
-  _globals['_SHUTDOWN']._serialized_end=1649
-  _globals['_MEMBERSHIP']._serialized_start=1846
-  _globals['_MEMBERSHIP']._serialized_end=1927
+  _globals['_REGISTRATION']._serialized_end=924
+  _globals['_HEARTBEAT']._serialized_start=927
+  _globals['_HEARTBEAT']._serialized_end=1081
+  _globals['_HEARTBEAT_STATSENTRY']._serialized_start=1019
+  _globals['_HEARTBEAT_STATSENTRY']._serialized_end=1063
+  _globals['_LEAVING']._serialized_start=1083
+  _globals['_LEAVING']._serialized_end=1108
+  _globals['_GEOMETRY']._serialized_start=1111
+  _globals['_GEOMETRY']._serialized_end=1287
+  _globals['_ACCEPTED']._serialized_start=1289
+  _globals['_ACCEPTED']._serialized_end=1337
+  _globals['_REFUSED']._serialized_start=1339
+  _globals['_REFUSED']._serialized_end=1364
+  _globals['_MEMBER']._serialized_start=1367
+  _globals['_MEMBER']._serialized_end=1496
+  _globals['_VIEW']._serialized_start=1499
+  _globals['_VIEW']._serialized_end=1639
+  _globals['_SHUTDOWN']._serialized_start=1641
+  _globals['_SHUTDOWN']._serialized_end=1667
+  _globals['_MEMBERSHIP']._serialized_start=1864
+  _globals['_MEMBERSHIP']._serialized_end=1945
 # @@protoc_insertion_point(module_scope)

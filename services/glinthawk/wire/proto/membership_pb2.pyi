@@ -74,13 +74,14 @@ class AttentionOffer(_message.Message):
     def __init__(self, kv_memory_bytes: _Optional[int] = ..., dtypes: _Optional[_Iterable[_Union[NumberFormat, str]]] = ..., kernel: _Optional[str] = ...) -> None: ...
 
 class Registration(_message.Message):
-    __slots__ = ("role", "name", "version", "protocol_version", "address", "tcp_port", "stage", "attention")
+    __slots__ = ("role", "name", "version", "protocol_version", "address", "tcp_port", "instance", "stage", "attention")
     ROLE_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     TCP_PORT_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
     STAGE_FIELD_NUMBER: _ClassVar[int]
     ATTENTION_FIELD_NUMBER: _ClassVar[int]
     role: Role
@@ -89,9 +90,10 @@ class Registration(_message.Message):
     protocol_version: int
     address: str
     tcp_port: int
+    instance: str
     stage: StageOffer
     attention: AttentionOffer
-    def __init__(self, role: _Optional[_Union[Role, str]] = ..., name: _Optional[str] = ..., version: _Optional[str] = ..., protocol_version: _Optional[int] = ..., address: _Optional[str] = ..., tcp_port: _Optional[int] = ..., stage: _Optional[_Union[StageOffer, _Mapping]] = ..., attention: _Optional[_Union[AttentionOffer, _Mapping]] = ...) -> None: ...
+    def __init__(self, role: _Optional[_Union[Role, str]] = ..., name: _Optional[str] = ..., version: _Optional[str] = ..., protocol_version: _Optional[int] = ..., address: _Optional[str] = ..., tcp_port: _Optional[int] = ..., instance: _Optional[str] = ..., stage: _Optional[_Union[StageOffer, _Mapping]] = ..., attention: _Optional[_Union[AttentionOffer, _Mapping]] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
     __slots__ = ("stats", "drain_seconds")

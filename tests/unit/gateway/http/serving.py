@@ -40,7 +40,7 @@ from unit.gateway.factories import END, ByteTokenizer, make_model
 GEOMETRY = KVGeometry(2, 4, 2, 32, DType.FLOAT16, (None, None))
 MODELS = ("tiny", "org/tiny")
 MAX_SEQUENCE_LENGTH = 400
-WAIT_S = 20.0
+WAIT_S = 120.0
 CHAT = "/v1/chat/completions"
 BODY: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
 LONG = BODY | {"max_tokens": 300, "ignore_eos": True}
@@ -52,10 +52,13 @@ LIMITS = HttpLimits(
 class ScriptedTiers:
     """Answers every step in a thread of its own: token k of a sequence is script[k].
 
-    pace_s: how long a step takes. fail_at: the token in whose place a sequence breaks.
+    pace_s: how long a step takes. fail_at: the token in whose place a sequence breaks. While `go`
+    is cleared no step is answered.
     """
 
     def __init__(self) -> None:
+        self.go = threading.Event()
+        self.go.set()
         self.script: list[int] = [*b"hello world", END]
         self.pace_s = 0.0
         self.fail_at: int | None = None
@@ -74,12 +77,14 @@ class ScriptedTiers:
         self._thread.start()
 
     def stop(self) -> None:
+        self.go.set()
         self._plans.put(None)
         self._thread.join(WAIT_S)
 
     def _run(self) -> None:
         while (plan := self._plans.get()) is not None:
             time.sleep(self.pace_s)
+            self.go.wait()
             assert self.engine is not None
             self.engine.take_result(self._answer(plan))
 
@@ -196,7 +201,7 @@ def serve(
     )
     tiers.engine = engine
     generation.attach(engine)
-    engine.worker_joined(WorkerEntry("w", 300 * GEOMETRY.page_bytes, epoch=1, incarnation=1))
+    engine.worker_joined(WorkerEntry("w", 300 * GEOMETRY.page_bytes, epoch=1, instance="one"))
     jobs = RecordedJobs()
     services = HttpServices(
         generation,

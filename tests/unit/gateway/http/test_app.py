@@ -185,7 +185,7 @@ def test_more_than_a_key_may_have_open_is_a_429_that_says_when(tmp_path: Path) -
     keys = {"a": "alice", "b": "bob"}
     alice, bob = ({"authorization": f"Bearer {key}"} for key in "ab")
     with serve(tmp_path, keys=keys, limits=limits) as served:
-        served.tiers.script, served.tiers.pace_s = [*b"a"], 0.02
+        served.tiers.script, served.tiers.pace_s = [*b"a"], 0.2
         stream = LONG | {"stream": True}
         with served.http.stream("POST", CHAT, json=stream, headers=alice) as open_one:
             lines = open_one.iter_lines()
@@ -208,11 +208,14 @@ def test_more_than_a_key_may_have_open_is_a_429_that_says_when(tmp_path: Path) -
 
 def test_comments_keep_a_quiet_stream_alive(tmp_path: Path) -> None:
     with serve(tmp_path, comment_every_s=0.02) as served:
-        served.tiers.script, served.tiers.pace_s = [*b"ab"], 0.2
+        served.tiers.script = [*b"ab"]
+        served.tiers.go.clear()
         body = BODY | {"stream": True, "max_tokens": 2}
         with served.http.stream("POST", CHAT, json=body) as answer:
-            events = [line for line in answer.iter_lines() if line]
-        assert events[0] == ": waiting"
+            lines = answer.iter_lines()
+            assert next(lines) == ": waiting"
+            served.tiers.go.set()
+            events = [line for line in lines if line]
         assert events[-1] == "data: [DONE]"
         chunks = [json.loads(one[6:]) for one in events[:-1] if one.startswith("data: ")]
         deltas = [chunk["choices"][0]["delta"].get("content", "") for chunk in chunks]
@@ -241,7 +244,7 @@ def hang_up(connection: socket.socket, *, abruptly: bool) -> None:
 def test_a_client_that_hangs_up_stops_its_generation(
     served: Served, is_streamed: bool, abruptly: bool
 ) -> None:
-    served.tiers.script, served.tiers.pace_s = [*b"a"], 0.05  # 300 tokens would take 15 s
+    served.tiers.script, served.tiers.pace_s = [*b"a"], 0.2  # 300 tokens would take a minute
     connection = send_request(served, LONG | {"stream": is_streamed, "n": 3})
     if is_streamed:
         assert connection.recv(64).startswith(b"HTTP/1.1 200")

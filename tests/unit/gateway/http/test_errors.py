@@ -75,6 +75,7 @@ def test_a_defect_is_a_500_without_its_text_here_or_in_the_log() -> None:
     line = json.loads(log.getvalue())
     assert (line["event"], line["error"]) == ("http_call_failed", "RuntimeError")
     assert line["route"] == "/fail/{word}"
+    assert line["request_id"] == answer.headers["x-request-id"]
     assert any("test_errors.py" in frame for frame in line["where"])
     for text in (answer.text, log.getvalue()):
         assert "secret" not in text

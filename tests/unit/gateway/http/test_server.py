@@ -9,7 +9,7 @@ import pytest
 
 from glinthawk.errors import InvalidConfig
 from glinthawk.gateway.http.server import HttpServer
-from unit.gateway.http.serving import CHAT, LONG, serve, wait_until
+from unit.gateway.http.serving import CHAT, LONG, WAIT_S, serve, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +56,13 @@ def test_stopping_lets_open_calls_end(tmp_path: Path) -> None:
 
         def ask() -> None:
             body = LONG | {"max_tokens": 10}
-            answers.append(httpx.post(served.url + CHAT, json=body, timeout=30))
+            answers.append(httpx.post(served.url + CHAT, json=body, timeout=WAIT_S))
 
         asker = threading.Thread(target=ask)
         asker.start()
         wait_until(lambda: not served.is_idle(), "the call runs")
-        served.server.stop(20.0)
-        asker.join(20)
+        served.server.stop(WAIT_S)
+        asker.join(WAIT_S)
         assert [answer.status_code for answer in answers] == [200]
         with pytest.raises(httpx.ConnectError):
             httpx.get(f"{served.url}/health")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import queue
 import threading
 import time
@@ -35,7 +36,7 @@ from glinthawk.scheduler import Scheduler, SchedulerConfig
 from glinthawk.telemetry.metrics import ServiceMetrics
 from unit.gateway.factories import make_model
 
-WAIT_S = 60.0
+WAIT_S = 180.0
 ENDPOINT = "/v1/completions"
 RUN_SEED = 7
 MAX_LINE_BYTES = 4096
@@ -130,10 +131,25 @@ def await_true(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+def find_validating() -> list[int]:
+    """Return the processes that validate for this one."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (path / "cmdline").read_bytes()
+            parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+        except (OSError, ValueError):
+            continue
+        if b"jobs.validate" in command and parent == os.getpid():
+            found.append(int(path.name))
+    return found
+
+
 class SeededTiers:
     """Answers every step: token k of a sequence is a letter that its seed and k decide.
 
-    step_s: how long a step takes. While `go` is cleared no step is answered.
+    step_s: how long a step takes. While `go` is cleared no step is answered; `pause_after`
+    clears it once there are so many tokens.
     """
 
     def __init__(self, step_s: float = 0.0) -> None:
@@ -141,6 +157,7 @@ class SeededTiers:
         self.go.set()
         self.engine: Engine | None = None
         self.num_sampled = 0
+        self.pause_after: int | None = None
         self._step_s = step_s
         self._starts: dict[int, SequenceStart] = {}
         self._plans: queue.SimpleQueue[StepPlan | None] = queue.SimpleQueue()
@@ -153,8 +170,13 @@ class SeededTiers:
     def reset_worker(self, name: str, epoch: int, error: GlinthawkError) -> None:
         raise AssertionError(f"no step fails here: {error}")
 
-    def stop(self) -> None:
+    def resume(self) -> None:
+        """Answer again, to the end."""
+        self.pause_after = None
         self.go.set()
+
+    def stop(self) -> None:
+        self.resume()
         self._plans.put(None)
         self._thread.join()
 
@@ -167,6 +189,8 @@ class SeededTiers:
             rows = [row for row in range(len(plan.sequences)) if plan.samples[row]]
             sampled = tuple(self._sample(plan, row) for row in rows)
             self.num_sampled += len(sampled)
+            if self.pause_after is not None and self.num_sampled >= self.pause_after:
+                self.go.clear()
             for sequence in plan.releases:
                 self._starts.pop(sequence, None)
             assert self.engine is not None
@@ -187,7 +211,7 @@ class Gateway:
     """Store, engine and runner in one place, from its making until `close`.
 
     days: how many the clock of jobs is ahead. is_attached: whether the engine is there from
-    the start.
+    the start. store: instead of the one that is opened in the folder.
     """
 
     def __init__(
@@ -197,10 +221,11 @@ class Gateway:
         step_s: float = 0.0,
         settings: JobSettings | None = None,
         is_attached: bool = True,
+        store: SqlStore | None = None,
     ) -> None:
         self.registry = CollectorRegistry()
         self.days = 0
-        self.store: SqlStore = open_store(folder, busy_timeout_s=0.1)
+        self.store = store or open_store(folder, busy_timeout_s=0.1)
         self.tiers = SeededTiers(step_s)
         self.generation = Generation(make_model(200), run_seed=RUN_SEED)
         self.scheduler = Scheduler(SchedulerConfig(geometry=GEOMETRY, max_sequence_length=200))
@@ -214,7 +239,7 @@ class Gateway:
         self.tiers.engine = self.engine
         if is_attached:
             self.generation.attach(self.engine)
-        entry = WorkerEntry("w", 400 * GEOMETRY.page_bytes, epoch=1, incarnation=1)
+        entry = WorkerEntry("w", 400 * GEOMETRY.page_bytes, epoch=1, instance="one")
         self.engine.worker_joined(entry)
         self._thread = threading.Thread(target=self.engine.run, daemon=True)
         self._thread.start()
@@ -250,7 +275,7 @@ class Gateway:
 
     def close(self) -> None:
         self.runner.stop()
-        self.tiers.go.set()
+        self.tiers.resume()
         self.engine.stop()
         self._thread.join()
         self.tiers.stop()

@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from glinthawk.gateway.http.errors import build_error
+from glinthawk.gateway.requests import UnknownModel
 from glinthawk.gateway.store.records import BatchStatus, RequestCounts
+from glinthawk.gateway.store.sql import open_store
 from unit.gateway.jobs.factories import (
     Gateway,
     add_batch,
@@ -24,6 +27,9 @@ from unit.gateway.jobs.factories import (
     read_lines,
     read_texts,
 )
+
+HALFWAY = 200
+"""Tokens of fifty lines, fewer than any job has that something happens to on its way."""
 
 
 def test_a_job_runs_to_its_end_and_each_line_is_answered_once(tmp_path: Path) -> None:
@@ -78,8 +84,12 @@ def test_bad_lines_go_to_the_error_file_and_the_rest_runs(tmp_path: Path) -> Non
             for line in errors
             if line["custom_id"] is not None
         }
-        assert found == {"chat": (400, "url"), "body": (400, "top_p"), "model": (404, None)}
+        assert found == {"chat": (400, "url"), "body": (400, "top_p"), "model": (404, "model")}
         assert sum(line["custom_id"] is None for line in errors) == 2
+        (error,) = [one for one in errors if one["custom_id"] == "model"]
+        message = "the model 'other' does not exist; there is 'mine', 'ours'"
+        _, expected = build_error(UnknownModel(message))
+        assert error["response"]["body"] == expected, "the same as over HTTP"
 
 
 @pytest.mark.parametrize(
@@ -126,12 +136,12 @@ def test_a_job_whose_time_is_over_keeps_what_it_has(tmp_path: Path) -> None:
 def test_a_cancelled_job_keeps_what_it_has_and_frees_the_engine(tmp_path: Path) -> None:
     settings = make_settings(read_ahead=64)
     with Gateway(tmp_path, step_s=0.002, settings=settings) as gateway:
+        gateway.tiers.pause_after = HALFWAY
         batch = gateway.submit([build_line(f"id-{n}") for n in range(3000)])
         await_true(lambda: gateway.store.get_batch(batch.id).counts.completed > 0)
-        gateway.tiers.go.clear()
         assert gateway.cancel(batch.id).status is BatchStatus.CANCELLING
         batch = await_status(gateway.store, batch.id)
-        gateway.tiers.go.set()
+        gateway.tiers.resume()
         assert batch.status is BatchStatus.CANCELLED
         assert None not in (batch.cancelling_at, batch.finalizing_at, batch.cancelled_at)
         assert len(read_answers(gateway.store, batch)) == 3000
@@ -183,13 +193,15 @@ def test_a_locked_store_loses_nothing_and_work_goes_on_when_it_is_free(tmp_path:
         capture_logs() as logs,
         Gateway(tmp_path, step_s=0.002, settings=make_settings(read_ahead=32)) as gateway,
     ):
+        gateway.tiers.pause_after = HALFWAY
         batch = gateway.submit([build_line(f"id-{n}") for n in range(400)])
         await_true(lambda: gateway.store.get_batch(batch.id).counts.completed > 0)
         other = sqlite3.connect(tmp_path / "glinthawk.db", isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
+        gateway.tiers.resume()
         await_true(lambda: any(line["event"] == "store_unavailable" for line in logs))
         held = gateway.store.get_batch(batch.id).counts
-        time.sleep(1.0)
+        time.sleep(0.5)
         assert gateway.store.get_batch(batch.id).counts == held
         assert gateway.tiers.num_sampled <= (held.completed + 32 + 32) * 4
         other.execute("ROLLBACK")
@@ -206,13 +218,15 @@ def test_a_job_that_expires_while_the_store_is_locked_is_expired_not_completed(
 ) -> None:
     settings = make_settings(read_ahead=8)
     with capture_logs() as logs, Gateway(tmp_path, step_s=0.002, settings=settings) as gateway:
+        gateway.tiers.pause_after = HALFWAY
         batch = gateway.submit([build_line(f"id-{n}") for n in range(2000)])
         await_true(lambda: gateway.store.get_batch(batch.id).counts.completed > 0)
         other = sqlite3.connect(tmp_path / "glinthawk.db", isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         gateway.days = 2
+        gateway.tiers.resume()
         await_true(lambda: any(line["event"] == "store_unavailable" for line in logs))
-        time.sleep(1.0)
+        time.sleep(0.5)
         other.execute("ROLLBACK")
         other.close()
         batch = await_status(gateway.store, batch.id)
@@ -242,9 +256,11 @@ def test_a_full_disk_loses_nothing_and_work_goes_on_when_there_is_room(small_dis
     settings = make_settings(read_ahead=32)
     filler = small_disk / "filler"
     with capture_logs() as logs, Gateway(small_disk, step_s=0.002, settings=settings) as gateway:
+        gateway.tiers.pause_after = HALFWAY
         batch = gateway.submit([build_line(f"id-{n}") for n in range(400)])
         await_true(lambda: gateway.store.get_batch(batch.id).counts.completed > 0)
         fill(filler)
+        gateway.tiers.resume()
         await_true(lambda: any(line["event"] == "store_unavailable" for line in logs))
         assert gateway.store.get_batch(batch.id).counts.completed < 400
         filler.unlink()
@@ -269,10 +285,12 @@ def test_an_input_that_cannot_be_read_holds_up_only_its_job(tmp_path: Path) -> N
         capture_logs() as logs,
         Gateway(tmp_path, step_s=0.005, settings=make_settings(read_ahead=8)) as gateway,
     ):
+        gateway.tiers.pause_after = HALFWAY
         batch = gateway.submit([build_line(f"id-{n}") for n in range(100)])
         await_true(lambda: gateway.store.get_batch(batch.id).counts.completed > 0)
         path = gateway.store.file_path(batch.input_file_id)
         path.rename(tmp_path / "away")
+        gateway.tiers.resume()
         await_true(lambda: any(line["event"] == "input_unreadable" for line in logs))
         other = gateway.run([build_line(f"other-{n}") for n in range(50)])
         assert other.counts == RequestCounts(50, 50, 0)
@@ -298,19 +316,25 @@ def test_jobs_share_the_engine_by_their_priorities(tmp_path: Path, priority: int
     settings = make_settings(read_ahead=32)
     with Gateway(tmp_path, step_s=0.005, settings=settings) as gateway:
         gateway.tiers.go.clear()
-        plain = gateway.submit([build_line(f"plain-{n}") for n in range(3000)])
-        other = gateway.submit([build_line(f"other-{n}") for n in range(3000)], priority=priority)
+        plain = gateway.submit([build_line(f"plain-{n}") for n in range(1000)])
+        other = gateway.submit([build_line(f"other-{n}") for n in range(1000)], priority=priority)
         for batch in (plain, other):
             await_status(gateway.store, batch.id, {BatchStatus.IN_PROGRESS})
-        gateway.tiers.go.set()
 
-        def count(batch_id: str) -> int:
-            return gateway.store.get_batch(batch_id).counts.completed
+        def count_up_to(num_texts: int) -> dict[str, int]:
+            """Return the answers of each when all of both, but what is open, are durable."""
+            gateway.tiers.pause_after = 4 * num_texts
+            gateway.tiers.go.set()
 
-        await_true(lambda: count(other.id) > 32)
-        began = {batch.id: count(batch.id) for batch in (plain, other)}
-        await_true(lambda: sum(map(count, began)) - sum(began.values()) > 600)
-        done = {batch_id: count(batch_id) - before for batch_id, before in began.items()}
+            def count() -> dict[str, int]:
+                batches = [gateway.store.get_batch(batch.id) for batch in (plain, other)]
+                return {batch.id: batch.counts.completed for batch in batches}
+
+            await_true(lambda: sum(count().values()) >= num_texts - settings.read_ahead)
+            return count()
+
+        first, last = count_up_to(100), count_up_to(900)
+        done = {batch_id: last[batch_id] - first[batch_id] for batch_id in first}
         assert done[other.id] / done[plain.id] == pytest.approx(2.0**priority, rel=0.2)
 
 
@@ -319,10 +343,12 @@ def test_a_restarted_gateway_goes_on_by_itself_to_the_same_texts(tmp_path: Path)
     with Gateway(tmp_path / "undisturbed") as gateway:
         expected = read_texts(gateway.store, gateway.run(lines))
     with Gateway(tmp_path / "data", step_s=0.005, settings=make_settings(read_ahead=16)) as first:
+        first.tiers.pause_after = HALFWAY
         batch = first.submit(lines)
         await_true(lambda: first.store.get_batch(batch.id).counts.completed > 0)
-    with Gateway(tmp_path / "data") as second:
-        assert second.store.get_batch(batch.id).counts.completed < 200
+    store = open_store(tmp_path / "data")
+    assert 0 < store.get_batch(batch.id).counts.completed < 200
+    with Gateway(tmp_path / "data", store=store) as second:
         batch = await_status(second.store, batch.id)
         assert batch.counts == RequestCounts(200, 200, 0)
         assert read_texts(second.store, batch) == expected
@@ -344,6 +370,7 @@ def test_a_batch_that_nobody_submitted_is_found_at_the_start(
 
 def test_progress_and_metrics_follow_a_job(tmp_path: Path) -> None:
     with Gateway(tmp_path, step_s=0.002, settings=make_settings(read_ahead=32)) as gateway:
+        gateway.tiers.pause_after = 4000
         batch = gateway.submit([*(build_line(f"id-{n}") for n in range(2000)), b"{"])
 
         def is_shown() -> bool:

@@ -18,7 +18,13 @@ from glinthawk.gateway.jobs.preparing import ATTEMPTS, Preparing
 from glinthawk.gateway.jobs.validation import Validation, ValidationEnded, ValidationReport
 from glinthawk.gateway.store.records import BatchRecord, BatchStatus
 from glinthawk.gateway.store.sql import SqlStore, open_store
-from unit.gateway.jobs.factories import MAX_LINE_BYTES, add_batch, await_true, build_line
+from unit.gateway.jobs.factories import (
+    MAX_LINE_BYTES,
+    add_batch,
+    await_true,
+    build_line,
+    find_validating,
+)
 
 MIB = 1024
 """In KiB, as /proc counts memory."""
@@ -104,7 +110,7 @@ def test_killed_in_the_middle_it_starts_again_to_the_same_end(store: SqlStore) -
 
     def kill_once() -> None:
         await_true(lambda: bool(store.next_lines(batch.id, after=2000, limit=1)))
-        for process in find_children():
+        for process in find_validating():
             os.kill(process, signal.SIGKILL)
         killed.set()
 
@@ -123,20 +129,6 @@ def test_killed_in_the_middle_it_starts_again_to_the_same_end(store: SqlStore) -
     assert batch.counts.failed == expected.num_lines - expected.num_valid == 1000
     lines_of = dump(store, batch)[0]
     assert lines_of == dump(store, undisturbed)[0]
-
-
-def find_children() -> list[int]:
-    """Return the validating processes of this one."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (path / "cmdline").read_bytes()
-            parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
-        except (OSError, ValueError):
-            continue
-        if b"jobs.validate" in command and parent == os.getpid():
-            found.append(int(path.name))
-    return found
 
 
 def test_a_store_that_is_locked_meanwhile_is_waited_for(store: SqlStore, tmp_path: Path) -> None:
@@ -178,16 +170,16 @@ def test_stopping_ends_the_process(store: SqlStore) -> None:
     validation = Validation(store, batch, max_line_bytes=MAX_LINE_BYTES, patience=patience)
 
     def stop() -> None:
-        await_true(lambda: bool(find_children()))
+        await_true(lambda: bool(find_validating()))
         stopped.set()
-        validation.stop()
+        validation.interrupt()
 
     thread = threading.Thread(target=stop)
     thread.start()
     with pytest.raises(Stopped):
         validation.run()
     thread.join()
-    assert find_children() == []
+    assert find_validating() == []
 
 
 def test_the_process_is_small_and_knows_no_model_and_no_database() -> None:

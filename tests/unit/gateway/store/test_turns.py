@@ -10,7 +10,7 @@ from glinthawk.gateway.store.turns import Turns
 
 
 def wait_for(turns: Turns, num_waiting: int) -> None:
-    deadline_s = time.monotonic() + 30
+    deadline_s = time.monotonic() + 120
     while turns.num_waiting != num_waiting:
         assert time.monotonic() < deadline_s
         time.sleep(0.001)

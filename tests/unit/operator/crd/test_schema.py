@@ -100,6 +100,11 @@ def test_parts_with_defaults_alone_default_to_those_inside() -> None:
     assert PARTS[".spec"]["required"] == ["model", "gpuTier", "memoryTier"]
 
 
+def test_a_default_says_nothing_of_what_may_be_left_out() -> None:
+    toleration = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+    assert PARTS[".spec.gpuTier.tolerations"]["default"] == [toleration]
+
+
 def test_a_status_has_no_defaults() -> None:
     defaults = [
         path for path, node in PARTS.items() if path.startswith(".status") and "default" in node
