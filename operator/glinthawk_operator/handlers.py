@@ -24,7 +24,7 @@ OWNED_KINDS = (
 )
 """Kinds that are watched. Secrets are not: a watch would bring everybody's."""
 
-WATCH_TIMEOUT_S = 300.0
+WATCH_TIMEOUT_S = 300
 
 
 def register(registry: kopf.OperatorRegistry, parts: Parts, workers: Workers) -> None:

@@ -20,10 +20,15 @@ from cluster.control_plane import ControlPlane, NoControlPlane, open_control_pla
 from cluster.stand_ins import Fleet, Kubelets, StandInGateway
 
 ROOT = Path(__file__).parents[2]
-WAIT_S = 180.0
+WAIT_S = 60.0
 REST_S = 15.0
 GIB = 1 << 30
-CONTROLLERS = "deployment,replicaset,statefulset,garbage-collector-controller,disruption"
+CONTROLLERS = ",".join(
+    (
+        *("deployment-controller", "replicaset-controller", "statefulset-controller"),
+        *("garbage-collector-controller", "persistentvolumeclaim-protection-controller"),
+    )
+)
 OWNED = (
     "statefulsets,deployments,services,configmaps,serviceaccounts,secrets,"
     "poddisruptionbudgets,networkpolicies"
@@ -38,6 +43,7 @@ def sample(name: str = "demo", **scaling: Any) -> dict[str, Any]:
         "spec": {
             "model": {"source": "hf://acme/smol", "dtype": "float32"},
             "gpuTier": {"stages": 2, "device": "cpu"},
+            "gateway": {"storage": {"whenDeleted": "Delete"}},
             "memoryTier": {
                 "kvCache": {"memory": "1Gi"},
                 "scaling": {
@@ -151,6 +157,7 @@ def world(plane: ControlPlane, tmp_path: Path) -> Iterator[tuple[ControlPlane, F
     finally:
         plane.kubectl("delete", "ghd", "--all", "--wait=false")
         operator.close()
+        wait_until(lambda: not left_over(plane), "nothing is left over")
         kubelets.close()
         gateway.close()
         print((tmp_path / "operator.log").read_text()[-6000:])
@@ -161,6 +168,11 @@ def wait_until(check: Callable[[], bool], what: str, timeout_s: float = WAIT_S) 
     while not check():
         assert time.monotonic() < end, f"not within {timeout_s} s: {what}"
         time.sleep(0.3)
+
+
+def left_over(plane: ControlPlane) -> list[Any]:
+    kinds = f"{OWNED},pods,persistentvolumeclaims"
+    return list(plane.read(kinds, "-l", "app.kubernetes.io/name=glinthawk")["items"])
 
 
 def resource(plane: ControlPlane, name: str = "demo") -> dict[str, Any]:
@@ -221,7 +233,7 @@ def test_converges_though_it_is_killed_and_writes_nothing_at_rest(world: World) 
         operator.start()
     await_ready(plane)
     first = snapshot(plane)
-    assert len(first) == 20, sorted(first)
+    assert len(first) == 21, sorted(first)
     operator.kill()
     operator.start()
     time.sleep(REST_S)
@@ -345,5 +357,4 @@ def test_what_is_deleted_leaves_nothing_and_needs_no_operator(world: World) -> N
     await_ready(plane)
     operator.kill()
     plane.do("delete", "ghd", "demo", "--wait=false")
-    label = "app.kubernetes.io/managed-by=glinthawk-operator"
-    wait_until(lambda: not plane.read(f"{OWNED},pods", "-l", label)["items"], "nothing is left")
+    wait_until(lambda: not left_over(plane), "nothing is left")
