@@ -188,7 +188,7 @@ def _streams(
     threads = []
     for stream in streams:
         body = {
-            "model": "any",
+            "model": settings.model,
             "prompt": [_FIRST_ID + chance.randrange(_NUM_IDS) for _ in range(context)],
             "max_tokens": settings.tokens,
             "temperature": 0,
