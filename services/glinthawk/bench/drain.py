@@ -35,7 +35,7 @@ GOAL = 1.0
 
 _ENOUGH_S = 600.0
 _EVENTS_FIRST = 2
-_FIRST_ID, _NUM_IDS = 1000, 20000
+_FIRST_ID, _NUM_IDS = 5, 300
 
 
 @dataclass(frozen=True)
