@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test lint proto sanitizers acceptance bench images locks chart clean
+.PHONY: help demo test lint proto crd sanitizers acceptance bench images locks chart cluster-demo cluster-test cluster-down clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -35,6 +35,10 @@ lint: $(STAMP)  ## style, types, architecture
 
 proto: $(STAMP)  ## generate the protobuf code again
 	$(BIN)/python -m glinthawk.wire.proto.generate
+
+crd: $(STAMP)  ## generate the custom resource's definition and its page again
+	$(BIN)/python -m glinthawk_operator.crd.generate
+	$(BIN)/python tests/contract/test_docs_contract.py
 
 sanitizers: $(STAMP)  ## the kernel's contract suite under AddressSanitizer and UBSan
 	PATH="$(abspath $(BIN)):$$PATH" PYTHON=$(abspath $(BIN)/python) bash tests/sanitizers/run.sh
@@ -71,6 +75,24 @@ chart: $(STAMP)  ## generate the chart's dashboards again, and copy the resource
 	PYTHONPATH=charts $(BIN)/python -m dashboards
 	rm -rf charts/glinthawk/files/crds && mkdir -p charts/glinthawk/files/crds
 	cp crds/*.yaml charts/glinthawk/files/crds/
+
+# A test cluster. CLUSTER: a command that brings one up and builds for it; without it, the cluster of
+# KUBECONFIG, with BUILD and PUSH (an image's name follows).
+cluster-demo: $(STAMP)  ## from nothing to a text on a cluster: CLUSTER=COMMAND BASE=IMAGE
+	@mkdir -p .demo
+	CLUSTER='$(CLUSTER)' BASE='$(BASE)' PYTHON=$(BIN)/python bash tests/cluster/bring_up.sh
+	CLUSTER='$(CLUSTER)' PYTHON=$(BIN)/python bash tests/cluster/demo.sh
+
+cluster-test: $(STAMP)  ## the tests on a cluster: CLUSTER=COMMAND BASE=IMAGE
+	@mkdir -p .demo
+	CLUSTER='$(CLUSTER)' BASE='$(BASE)' PYTHON=$(BIN)/python bash tests/cluster/bring_up.sh
+	@set -e; [ -z '$(CLUSTER)' ] || eval "$$($(CLUSTER) env)"; \
+	    $(BIN)/python -m pytest tests/cluster $(PYTEST_ARGS)
+
+cluster-down:  ## end the demo and its cluster: CLUSTER=COMMAND
+	@if [ -n '$(CLUSTER)' ]; then $(CLUSTER) down; else \
+	    kubectl delete namespace glinthawk-demo --ignore-not-found; \
+	    helm uninstall glinthawk --namespace glinthawk-system; fi
 
 clean:  ## remove what was built
 	rm -rf $(VENV) build .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 
+from dashboards.operations import OPERATOR
 from dashboards.parts import Board, build_board
 from dashboards.throughput import THROUGHPUT
 from dashboards.tiers import TIERS
 
-BOARDS: dict[str, Board] = {"throughput": THROUGHPUT, "tiers": TIERS}
+BOARDS: dict[str, Board] = {"throughput": THROUGHPUT, "tiers": TIERS, "operator": OPERATOR}
 """By the name of their file."""
 
 FOLDER = Path(__file__).resolve().parents[1] / "glinthawk" / "dashboards"

@@ -1,5 +1,5 @@
 """The command line: `glinthawk batch | up | gateway | stage | attention | bench`, and what
-cli_operate.py adds: `keys | status | drain | version`.
+cli_fetch.py and cli_operate.py add: `fetch`, `keys | status | drain | version`.
 
 Options are made from the fields of the configuration, so that a name means the same everywhere.
 Rooms are imported when a command runs: an attention worker never loads torch, and `--help` is
@@ -17,6 +17,7 @@ from typing import Any, cast
 import click
 
 from glinthawk import __version__
+from glinthawk.cli_fetch import fetch
 from glinthawk.cli_operate import drain, keys, status, version
 from glinthawk.cli_options import CONTEXT, config_options
 from glinthawk.config import (
@@ -45,7 +46,7 @@ def cli() -> None:
     GPUs (stages), KV cache and attention on plain CPU machines (attention workers)."""
 
 
-for command in (keys, status, drain, version):
+for command in (fetch, keys, status, drain, version):
     cli.add_command(command)
 
 

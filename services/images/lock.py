@@ -17,7 +17,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 LOCKS = Path(__file__).resolve().parent / "locks"
 EXTRAS: dict[str, tuple[str, ...]] = {"attention": (), "gateway": ("gateway",), "stage": ("stage",)}
-"""Optional dependencies of each image beside those that all have."""
+"""Optional dependencies of each image of a service, beside those that all services have."""
+
+OPERATOR = "operator"
+"""It has its own, and none of the services'."""
 
 BUILD = "build"
 BUILD_TOOLS = ("pip", "cmake", "ninja", "wheel")
@@ -29,6 +32,8 @@ def read_requirements(project: dict[str, Any], image: str) -> list[str]:
     if image == BUILD:
         return [*project["build-system"]["requires"], *BUILD_TOOLS]
     optional = project["project"]["optional-dependencies"]
+    if image == OPERATOR:
+        return list(optional[OPERATOR])
     groups = [optional[extra] for extra in EXTRAS[image]]
     return [*project["project"]["dependencies"], *(one for group in groups for one in group)]
 
@@ -49,7 +54,7 @@ def resolve(requirements: list[str]) -> list[str]:
 def main() -> None:
     """Write all files, or those of the images that are named."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    for image in sys.argv[1:] or [*EXTRAS, BUILD]:
+    for image in sys.argv[1:] or [*EXTRAS, OPERATOR, BUILD]:
         pins = resolve(read_requirements(project, image))
         path = LOCKS / f"{image}.txt"
         path.parent.mkdir(exist_ok=True)

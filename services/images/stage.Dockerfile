@@ -19,6 +19,7 @@ FROM tools AS wheel
 ENV PATH=/tools/bin:$PATH
 COPY pyproject.toml CMakeLists.txt README.md LICENSE /source/
 COPY services/glinthawk /source/services/glinthawk
+COPY operator/glinthawk_operator /source/operator/glinthawk_operator
 RUN pip wheel --no-deps --no-build-isolation --wheel-dir /wheels /source
 
 FROM tools AS build

@@ -16,12 +16,14 @@ import pytest
 import yaml
 
 from glinthawk import __version__
+from glinthawk_operator.settings import Settings, load_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "charts" / "glinthawk"
 MONITORING = "monitoring.coreos.com/v1"
 LONGEST_RELEASE = 53
-LONGEST_NAME = 63
+LONGEST_NAME = {"Deployment": 63, "Pod": 63, "Service": 63}
+"""By kind; of all others 253."""
 
 
 def find_helm() -> str | None:
@@ -212,20 +214,49 @@ def test_the_schema_describes_every_value() -> None:
 
 
 def test_images_have_registry_and_tag_of_the_values() -> None:
-    arguments = ["--set=image.registry=registry.example/team/", "--set=image.tag=7"]
+    arguments = ["--set=image.registry=registry.example/team/", "--set=image.tag=v7"]
     (workload,) = of_kind(render(*arguments), "Deployment")
     container = workload["spec"]["template"]["spec"]["containers"][0]
-    assert container["image"] == "registry.example/team/glinthawk-operator:7"
+    assert container["image"] == "registry.example/team/glinthawk-operator:v7"
     environment = {one["name"]: one.get("value") for one in container["env"]}
     for component in ("gateway", "stage", "attention"):
         image = environment[f"GLINTHAWK_OPERATOR_{component.upper()}_IMAGE"]
-        assert image == f"registry.example/team/glinthawk-{component}:7"
+        assert image == f"registry.example/team/glinthawk-{component}:v7"
+
+
+def test_the_operators_environment_and_values_have_the_names_of_its_settings() -> None:
+    (workload,) = of_kind(render(), "Deployment")
+    container = workload["spec"]["template"]["spec"]["containers"][0]
+    names = {one["name"] for one in container["env"]}
+    known = {f"GLINTHAWK_OPERATOR_{name.upper()}" for name in Settings.model_fields}
+    assert names <= known
+    environment = {one["name"]: one.get("value", "here") for one in container["env"]}
+    settings = load_settings(environment, [])
+    assert settings.namespaces == ()
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert ports == {"health": settings.health_port, "metrics": settings.metrics_port}
+
+
+def test_namespaces_get_roles_of_their_own_in_place_of_one_for_all() -> None:
+    everywhere = render()
+    assert len(of_kind(everywhere, "ClusterRole")) == 2
+    chosen = render("--set=operator.namespaces={one,two}")
+    assert len(of_kind(chosen, "ClusterRole")) == 1
+    roles = {one["metadata"]["namespace"]: one["rules"] for one in of_kind(chosen, "Role")}
+    assert set(roles) == {"systems", "one", "two"}
+    (general,) = (
+        one
+        for one in of_kind(everywhere, "ClusterRole")
+        if one["metadata"]["name"].endswith("-resources")
+    )
+    assert roles["one"] == roles["two"] == general["rules"]
 
 
 def test_names_fit_whatever_the_release_is_called() -> None:
     release = "r" * LONGEST_RELEASE
     for one in render("--set=monitoring.serviceMonitor=on", release=release):
-        assert len(one["metadata"]["name"]) <= LONGEST_NAME, one["metadata"]["name"]
+        longest = LONGEST_NAME.get(one["kind"], 253)
+        assert len(one["metadata"]["name"]) <= longest, one["metadata"]["name"]
 
 
 def test_definitions_are_those_of_the_repository_and_are_kept() -> None:

@@ -12,6 +12,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from dashboards.__main__ import BOARDS, FOLDER, render
 from glinthawk.gateway.jobs.metrics import JobMetrics
 from glinthawk.telemetry.metrics import ServiceMetrics
+from glinthawk_operator.metrics import OperatorMetrics
 
 NAME = re.compile(r"glinthawk_[a-z_]+")
 RULES = FOLDER.parent / "rules" / "alerts.yaml"
@@ -22,6 +23,7 @@ def shown_names() -> set[str]:
     metrics = [
         *vars(ServiceMetrics(CollectorRegistry())).values(),
         *vars(JobMetrics(CollectorRegistry())).values(),
+        *vars(OperatorMetrics(CollectorRegistry())).values(),
     ]
     names: set[str] = set()
     for metric in metrics:

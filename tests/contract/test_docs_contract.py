@@ -1,6 +1,6 @@
 """What the documentation says exists: commands, options, targets, links, fields and metrics.
 
-The two reference pages are generated here, which makes this file longer than others: what writes
+The reference pages are generated here, which makes this file longer than others: what writes
 a page and what compares it must not drift apart. After a change of a setting or a metric:
 
     PYTHONPATH=services .venv/bin/python tests/contract/test_docs_contract.py
@@ -9,6 +9,7 @@ a page and what compares it must not drift apart. After a change of a setting or
 import json
 import re
 import shlex
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from glinthawk.config import (
     AttentionConfig,
     BatchConfig,
     ControlConfig,
+    FetchConfig,
     GatewayConfig,
     KeysConfig,
     RemoteBatchConfig,
@@ -45,6 +47,10 @@ from glinthawk.telemetry.metrics import ServiceMetrics
 from glinthawk.wire.frames import FrameKind
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "operator")]  # when this file is run by itself
+
+from resource_page import render_resource  # noqa: E402
+
 DOCS = ROOT / "docs"
 PAGES = sorted([ROOT / "README.md", *DOCS.rglob("*.md")])
 CONFIGS: dict[str, type[BaseModel]] = {
@@ -54,6 +60,7 @@ CONFIGS: dict[str, type[BaseModel]] = {
     "up": UpConfig,
     "stage": StageConfig,
     "attention": AttentionConfig,
+    "fetch": FetchConfig,
     "status and drain": ControlConfig,
     "keys": KeysConfig,
 }
@@ -66,8 +73,11 @@ COMPUTED_DEFAULTS = {
     "_default_name": "host name and process id",
     "count_cores": "the cores of the process",
 }
-FOREIGN_OPTIONS = {"--model", "--no-deps", "--build-arg", "--force", "--previous"}
-"""Of pip, vllm, buildah and kubectl, which the pages also name."""
+FOREIGN_OPTIONS = {
+    *("--model", "--no-deps"),
+    *("--build-arg", "--force", "--output", "--previous", "--selector"),
+}
+"""Of pip, vllm, docker and kubectl, which the pages also name."""
 
 # --- the generated pages
 
@@ -104,6 +114,7 @@ CONFIGURATION_ROLES = {
     "up": "A gateway with stages and attention workers of its own.",
     "stage": "A stage: the weights of a run of layers.",
     "attention": "An attention worker: KV cache and attention.",
+    "fetch": "Fetching of a hub's model what one process needs, as an init container does.",
     "status and drain": "Commands that speak to the control API of a gateway.",
     "keys": "Commands about API keys, beside a gateway.",
 }
@@ -217,7 +228,11 @@ def render_metrics() -> str:
     return "".join(parts)
 
 
-GENERATED = {"configuration.md": render_configuration, "metrics.md": render_metrics}
+GENERATED = {
+    "configuration.md": render_configuration,
+    "metrics.md": render_metrics,
+    "resource.md": render_resource,
+}
 
 
 @pytest.mark.parametrize("page", GENERATED)

@@ -16,6 +16,7 @@ from glinthawk.config import (
     AttentionConfig,
     BatchConfig,
     ControlConfig,
+    FetchConfig,
     GatewayConfig,
     StageConfig,
     UpConfig,
@@ -29,6 +30,7 @@ ROLES: dict[str, type[BaseModel]] = {
     "attention": AttentionConfig,
     "gateway": GatewayConfig,
     "up": UpConfig,
+    "fetch": FetchConfig,
     "status": ControlConfig,
     "drain": ControlConfig,
 }

@@ -30,7 +30,7 @@ def parse_quantity(text: str) -> Fraction:
     Raises:
         QuantityError: it is none, or negative.
     """
-    match = _QUANTITY.match(text) if len(text) <= MAX_LENGTH else None
+    match = _QUANTITY.fullmatch(text) if len(text) <= MAX_LENGTH else None
     if match is None:
         raise QuantityError(
             f"{text!r} is no quantity: write it like 16Gi, 500M, 250m or 1048576, not negative "

@@ -60,7 +60,7 @@ class ScaleDownSpec(Part):
         ge=1,
         le=7 * DAY_S,
         description="Seconds that the drain of a worker may take, in which its sequences end there "
-        "or are computed again elsewhere; one that is not over by then is taken back and reported. "
+        "or move to other workers; one that is not over by then is taken back and reported. "
         "Also how long a worker stays when Kubernetes ends its pod.",
     )
     max_step_replicas: int = Field(

@@ -8,7 +8,8 @@ pydantic writes JSON Schema 2020-12; the API server takes a part of OpenAPI 3.0 
     additionalProperties false  left out: the API server drops what it does not know
     exclusiveMinimum: 0         minimum: 0, exclusiveMinimum: true
     title, empty defaults       left out
-    a part with defaults only   default: {}, so that those inside are filled in
+    a part with defaults only   default: those inside, since the API server holds the default
+                                itself against the rules, before it fills anything in
 """
 
 from typing import Any
@@ -141,6 +142,8 @@ def _convert(node: Schema, parts: Schema) -> Schema:
     schema |= {key: node[key] for key in node if key.startswith("x-kubernetes-")}
     if schema.get("default") in (None, [], {}):
         schema.pop("default", None)
+    if "default" in schema:
+        schema["default"] = _without_null(schema["default"])
     if node["type"] in ("integer", "number"):
         _convert_bounds(schema, node)
     if "items" in node:
@@ -174,7 +177,9 @@ def _convert_property(node: Schema, parts: Schema) -> Schema:
     """Return a property; a part that may be left out defaults to one of defaults only."""
     schema = _convert(node, parts)
     if "properties" in schema and "default" not in node and not schema.get("required"):
-        schema["default"] = {}
+        schema["default"] = {
+            name: one["default"] for name, one in schema["properties"].items() if "default" in one
+        }
     return schema
 
 
@@ -199,6 +204,15 @@ def _convert_bounds(schema: Schema, node: Schema) -> None:
         schema.pop("exclusiveMaximum", None)
     if node["type"] == "integer":
         schema["format"] = "int32" if high is not None and high <= _INT32_MAX else "int64"
+
+
+def _without_null(value: Any) -> Any:
+    """Return a default without the fields that nobody said."""
+    if isinstance(value, dict):
+        return {key: _without_null(one) for key, one in value.items() if one is not None}
+    if isinstance(value, list):
+        return [_without_null(one) for one in value]
+    return value
 
 
 def _without_title(node: Schema) -> Schema:

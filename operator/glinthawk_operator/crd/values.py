@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic.alias_generators import to_camel
+from pydantic.config import JsonDict
 
 from glinthawk_operator.crd.quantity import MAX_LENGTH, PATTERN, parse_quantity
 
@@ -45,13 +46,13 @@ Quantity = Annotated[
     WithJsonSchema(QUANTITY_SCHEMA),
 ]
 
-AS_SET = {"x-kubernetes-list-type": "set"}
-ATOMIC = {"x-kubernetes-list-type": "atomic"}
-ATOMIC_MAP = {"x-kubernetes-map-type": "atomic"}
+AS_SET: JsonDict = {"x-kubernetes-list-type": "set"}
+ATOMIC: JsonDict = {"x-kubernetes-list-type": "atomic"}
+ATOMIC_MAP: JsonDict = {"x-kubernetes-map-type": "atomic"}
 """How the API server merges what several managers apply: by item, or the whole of it."""
 
 
-def keyed_by(key: str) -> dict[str, Any]:
+def keyed_by(key: str) -> JsonDict:
     """Return the mark of a list whose items are merged by a key of theirs."""
     return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]}
 
@@ -76,7 +77,7 @@ NumberFormat = Literal["auto", "float16", "bfloat16", "float32"]
 Transport = Literal["auto", "tcp", "grpc"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["json", "console"]
-Device = Literal["auto", "cuda", "cpu"]
+Device = Literal["auto", "cpu", "cuda"]
 WhenDeleted = Literal["Retain", "Delete"]
 Switch = Literal["Auto", "Enabled", "Disabled"]
 """Not on and off: YAML reads those as true and false."""

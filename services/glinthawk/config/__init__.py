@@ -8,10 +8,12 @@ the file, as `GLINTHAWK_<FIELD>` or `GLINTHAWK_<ROLE>_<FIELD>`, and as `--field`
     batch      the batch command         gateway    gateway, up
     members    stages, workers           clients    status, drain, keys
     machine    cores, memory             loading    file, environment, command line
+    fetch      fetch
 """
 
 from glinthawk.config.batch import API_KEY_VARIABLE, BatchConfig, RemoteBatchConfig
 from glinthawk.config.clients import ControlConfig, KeysConfig
+from glinthawk.config.fetch import FetchConfig
 from glinthawk.config.gateway import GatewayConfig, UpConfig
 from glinthawk.config.loading import ENVIRONMENT_PREFIX, load_batch_config, load_config
 from glinthawk.config.machine import count_cores, count_memory
@@ -24,6 +26,7 @@ __all__ = [
     "AttentionConfig",
     "BatchConfig",
     "ControlConfig",
+    "FetchConfig",
     "GatewayConfig",
     "KeysConfig",
     "PeerConfig",

@@ -114,6 +114,11 @@ class StageConfig(PeerConfig):
     threads: int = Field(
         default_factory=count_cores, ge=1, le=1024, description="Threads of matrix products."
     )
+    device_memory: Size | None = Field(
+        default=None,
+        description="Memory that it may fill on its device, in bytes or like 16GiB; a stage that "
+        "does not fit is refused with the calculation. The default is what the device has.",
+    )
     max_rows: int = Field(
         default=1024, ge=1, le=65536, description="Rows of all lanes that one segment merges."
     )

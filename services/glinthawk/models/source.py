@@ -8,6 +8,7 @@ import importlib.util
 import json
 import re
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 from glinthawk.errors import InvalidConfig, UnsupportedModel
@@ -117,16 +118,22 @@ def _feed(digest: "hashlib._Hash", data: bytes) -> None:
     digest.update(data)
 
 
+def digest_ranges(size: int, header_bytes: int) -> list[tuple[int, int]]:
+    """Return [first, last) of what `model_digest` reads of a file with tensors: header, blocks."""
+    header_bytes = min(header_bytes, size)
+    spread = max(size - header_bytes - _SAMPLE_BYTES, 0)
+    starts = [header_bytes + spread * index // (_SAMPLES - 1) for index in range(_SAMPLES)]
+    blocks = [(start, min(start + _SAMPLE_BYTES, size)) for start in starts]
+    return [(0, header_bytes), *blocks]
+
+
 def _feed_weights(digest: "hashlib._Hash", path: Path) -> None:
     size = path.stat().st_size
-    header_bytes = min(_header_bytes(path), size)
     digest.update(size.to_bytes(8, "little"))
     with path.open("rb") as file:
-        _feed(digest, file.read(header_bytes))
-        spread = max(size - header_bytes - _SAMPLE_BYTES, 0)
-        for index in range(_SAMPLES):
-            file.seek(header_bytes + spread * index // (_SAMPLES - 1))
-            _feed(digest, file.read(_SAMPLE_BYTES))
+        for first, last in digest_ranges(size, _header_bytes(path)):
+            file.seek(first)
+            _feed(digest, file.read(last - first))
 
 
 def _header_bytes(path: Path) -> int:
@@ -170,6 +177,13 @@ def _files_of_folder(name: str, folder: Path) -> ModelFiles:
     if missing:
         raise InvalidConfig(f"{folder} lacks {', '.join(missing)}, which {_INDEX} names")
     return ModelFiles(name=name, folder=folder, gguf=None, weights=weights)
+
+
+def is_model_file(name: str) -> bool:
+    """Tell whether a file of a hub's repository is one that is ever read here."""
+    return any(fnmatch(name, one) for one in _ALLOWED) and not any(
+        fnmatch(name, one) for one in _IGNORED
+    )
 
 
 def _safetensors_of(folder: Path) -> tuple[Path, ...]:

@@ -4,7 +4,6 @@ Each fused matrix is allocated once and its parts are read straight into it, so 
 peaks at the stage's own weights and one piece (64 MiB) of a tensor.
 """
 
-import re
 from dataclasses import dataclass
 
 import torch
@@ -12,12 +11,14 @@ import torch
 from glinthawk.errors import InvalidConfig, UnsupportedModel
 from glinthawk.models.config import ModelConfig
 from glinthawk.models.source import ModelFiles
+from glinthawk.models.tensor_names import (
+    FINAL_NORM,
+    LAYER_NAME,
+    name_embedding,
+    name_lm_head,
+)
 from glinthawk.models.tensors import TensorSource, open_tensors
 
-_EMBEDDING = "model.embed_tokens.weight"
-_LM_HEAD = "lm_head.weight"
-_FINAL_NORM = "model.norm.weight"
-_LAYER_NAME = re.compile(r"model\.layers\.(\d+)\.(.+)")
 _IGNORED = frozenset({"self_attn.rotary_emb.inv_freq"})
 
 
@@ -94,28 +95,18 @@ def load_stage_weights(
     reader = _Reader(source, weight_dtype, torch.device(device), rounded_to)
     _refuse_unknown_tensors(source.names(), config, first, last)
     layers = tuple(_read_layer(reader, config, layer) for layer in range(first, last))
-    embedding = reader.matrix([_embedding(config, source.names())]) if first == 0 else None
+    shape = (config.vocab_size, config.hidden_size)
+    embedding_name = name_embedding(config, source.names())
+    embedding = reader.matrix([(embedding_name, shape)]) if first == 0 else None
     if last < config.num_layers:
         return StageWeights(first, last, layers, embedding)
-    name, shape = _lm_head(config, source.names())
-    if embedding is not None and (name, shape) == _embedding(config, source.names()):
+    head_name = name_lm_head(config, source.names())
+    if embedding is not None and head_name == embedding_name:
         lm_head = embedding
     else:
-        lm_head = reader.matrix([(name, shape)])
-    final_norm = reader.norm(_FINAL_NORM, config.hidden_size)
+        lm_head = reader.matrix([(head_name, shape)])
+    final_norm = reader.norm(FINAL_NORM, config.hidden_size)
     return StageWeights(first, last, layers, embedding, final_norm, lm_head)
-
-
-def _embedding(config: ModelConfig, names: frozenset[str]) -> tuple[str, tuple[int, ...]]:
-    # As in transformers: of a tied pair, the one that is in the checkpoint serves as both ...
-    only_head = config.tied_embeddings and _EMBEDDING not in names and _LM_HEAD in names
-    return (_LM_HEAD if only_head else _EMBEDDING), (config.vocab_size, config.hidden_size)
-
-
-def _lm_head(config: ModelConfig, names: frozenset[str]) -> tuple[str, tuple[int, ...]]:
-    # ... and where both are there, each is used, because the config may be wrong.
-    only_embedding = config.tied_embeddings and _LM_HEAD not in names
-    return (_EMBEDDING if only_embedding else _LM_HEAD), (config.vocab_size, config.hidden_size)
 
 
 def _read_layer(reader: "_Reader", config: ModelConfig, layer: int) -> LayerWeights:
@@ -236,7 +227,7 @@ def _refuse_unknown_tensors(
     if config.qk_norm:
         known |= {"self_attn.q_norm.weight", "self_attn.k_norm.weight"}
     for name in sorted(names):
-        match = _LAYER_NAME.fullmatch(name)
+        match = LAYER_NAME.fullmatch(name)
         if match and first <= int(match[1]) < last and match[2] not in known:
             raise UnsupportedModel(
                 f"tensor {name} has no place in {config.architecture} with this config"

@@ -15,6 +15,7 @@ from glinthawk.config import StageConfig
 from glinthawk.errors import InvalidConfig
 from glinthawk.models.config import ModelConfig
 from glinthawk.models.load import load_config
+from glinthawk.models.memory import check_stage_fits
 from glinthawk.models.source import ModelFiles, model_digest, resolve_model
 from glinthawk.models.weights import load_stage_weights
 from glinthawk.stage.device import ComputePolicy, choose_policy, set_threads
@@ -54,6 +55,15 @@ def run_stage(config: StageConfig) -> int:
     first, last = layers[config.stage]
     set_threads(config.threads)
     policy = choose_policy(config.device, config.dtype)
+    if config.device_memory is not None:
+        check_stage_fits(
+            model,
+            config.stage,
+            config.num_stages,
+            device_memory=config.device_memory,
+            itemsize=policy.products.itemsize,
+            rows=config.max_rows,
+        )
     started = time.monotonic()
     runner = _load_runner(files, model, policy, layers[config.stage])
     log.info(

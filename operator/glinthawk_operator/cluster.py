@@ -1,0 +1,376 @@
+"""The API server, as the operator calls it: the only room that does.
+
+Manifests go in and out as dicts. Every call has a deadline. What fails for the moment (429, 5xx,
+a connection that breaks) is tried again within it, after as long as the server asks for; then it
+is an error of our own tree, and so is everything else that fails. Kinds are listed, not
+discovered: a restart asks the server nothing about itself.
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kubernetes import client as kubernetes_client
+from kubernetes import config as kubernetes_config
+from kubernetes.dynamic import DynamicClient
+from kubernetes.dynamic.exceptions import DynamicApiError
+from kubernetes.dynamic.resource import Resource
+from urllib3.exceptions import HTTPError
+
+from glinthawk_operator.errors import (
+    ApiConflict,
+    ApiError,
+    ApiForbidden,
+    ApiInvalid,
+    ApiNotFound,
+    ApiUnavailable,
+    InvalidSettings,
+)
+from glinthawk_operator.manifests.names import FIELD_MANAGER, GROUP, KIND, PLURAL, VERSION
+
+MERGE_PATCH = "application/merge-patch+json"
+DEADLINE_S = 10.0
+MAX_PAUSE_S = 3.0
+_FIRST_PAUSE_S = 0.2
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of object, and where the API server keeps it."""
+
+    group: str
+    version: str
+    plural: str
+    is_namespaced: bool = True
+
+    @property
+    def api_version(self) -> str:
+        """Group and version as manifests have them."""
+        return f"{self.group}/{self.version}" if self.group else self.version
+
+
+KINDS: Mapping[str, Kind] = {
+    KIND: Kind(GROUP, VERSION, PLURAL),
+    "ConfigMap": Kind("", "v1", "configmaps"),
+    "Deployment": Kind("apps", "v1", "deployments"),
+    "Event": Kind("events.k8s.io", "v1", "events"),
+    "Lease": Kind("coordination.k8s.io", "v1", "leases"),
+    "NetworkPolicy": Kind("networking.k8s.io", "v1", "networkpolicies"),
+    "Node": Kind("", "v1", "nodes", is_namespaced=False),
+    "PersistentVolumeClaim": Kind("", "v1", "persistentvolumeclaims"),
+    "Pod": Kind("", "v1", "pods"),
+    "PodDisruptionBudget": Kind("policy", "v1", "poddisruptionbudgets"),
+    "PriorityClass": Kind("scheduling.k8s.io", "v1", "priorityclasses", is_namespaced=False),
+    "RuntimeClass": Kind("node.k8s.io", "v1", "runtimeclasses", is_namespaced=False),
+    "Secret": Kind("", "v1", "secrets"),
+    "Service": Kind("", "v1", "services"),
+    "ServiceAccount": Kind("", "v1", "serviceaccounts"),
+    "ServiceMonitor": Kind("monitoring.coreos.com", "v1", "servicemonitors"),
+    "StatefulSet": Kind("apps", "v1", "statefulsets"),
+}
+
+Body = dict[str, Any]
+Observer = Callable[[str, str, str], None]
+
+
+class Cluster:
+    """Calls one API server. Any thread may.
+
+    Args:
+        api_client: the connection.
+        deadline_s: of a call, with what is tried again.
+        observe: told of every request: verb, kind, and status code or "none".
+        clock, sleep: of the process.
+    """
+
+    def __init__(
+        self,
+        api_client: kubernetes_client.ApiClient,
+        *,
+        deadline_s: float = DEADLINE_S,
+        observe: Observer = lambda verb, kind, code: None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._dynamic = DynamicClient(api_client, discoverer=_NoDiscovery)
+        self._deadline_s = deadline_s
+        self._observe = observe
+        self._clock = clock
+        self._sleep = sleep
+
+    def apply(self, manifest: Mapping[str, Any]) -> Body:
+        """Make an object say what the manifest says, by server-side apply; return it.
+
+        Raises:
+            ApiError: see errors.py, as of all calls here.
+        """
+        return self._call(
+            "apply",
+            manifest["kind"],
+            lambda resource, options: self._dynamic.server_side_apply(
+                resource,
+                body=dict(manifest),
+                name=manifest["metadata"]["name"],
+                namespace=manifest["metadata"].get("namespace"),
+                field_manager=FIELD_MANAGER,
+                force_conflicts=True,
+                **options,
+            ),
+            what=manifest["metadata"]["name"],
+        )
+
+    def create(self, manifest: Mapping[str, Any]) -> Body:
+        """Make an object that is not there yet, and return it.
+
+        Raises:
+            ApiConflict: it is there already; nothing was changed.
+        """
+        return self._call(
+            "create",
+            manifest["kind"],
+            lambda resource, options: self._dynamic.create(
+                resource,
+                body=dict(manifest),
+                namespace=manifest["metadata"].get("namespace"),
+                field_manager=FIELD_MANAGER,
+                **options,
+            ),
+            what=manifest["metadata"].get("name", ""),
+        )
+
+    def delete(
+        self,
+        kind: str,
+        name: str,
+        namespace: str | None,
+        *,
+        uid: str | None,
+        grace_s: int | None = None,
+    ) -> None:
+        """Delete an object, only if it still has the uid; one that is gone is no error."""
+        options: Body = {"apiVersion": "v1", "kind": "DeleteOptions"}
+        if uid is not None:
+            options["preconditions"] = {"uid": uid}
+        if grace_s is not None:
+            options["gracePeriodSeconds"] = grace_s
+        try:
+            self._call(
+                "delete",
+                kind,
+                lambda resource, request: self._dynamic.delete(
+                    resource, name=name, namespace=namespace, body=options, **request
+                ),
+                what=name,
+            )
+        except ApiNotFound:
+            return
+
+    def annotate(
+        self,
+        kind: str,
+        name: str,
+        namespace: str,
+        annotations: Mapping[str, str | None],
+        *,
+        uid: str,
+    ) -> Body:
+        """Set annotations of an object with that uid; None removes one."""
+        body = {"metadata": {"uid": uid, "annotations": dict(annotations)}}
+        return self._patch(kind, name, namespace, body)
+
+    def scale(self, kind: str, name: str, namespace: str, replicas: int) -> Body:
+        """Write the replicas of a workload through its scale subresource."""
+        body = {"spec": {"replicas": replicas}}
+        return self._patch(kind, name, namespace, body, subresource="scale")
+
+    def patch_status(self, name: str, namespace: str, patch: Mapping[str, Any]) -> Body:
+        """Change the status of a GlinthawkDeployment; None in the patch removes a field."""
+        return self._patch(KIND, name, namespace, {"status": dict(patch)}, subresource="status")
+
+    def get(self, kind: str, name: str, namespace: str | None = None) -> Body:
+        """Return an object.
+
+        Raises:
+            ApiNotFound: it is not there.
+        """
+        return self._call(
+            "get",
+            kind,
+            lambda resource, options: self._dynamic.get(
+                resource, name=name, namespace=namespace, **options
+            ),
+            what=name,
+        )
+
+    def list(self, kind: str, namespace: str | None = None) -> list[Body]:
+        """Return all objects of a kind, of a namespace or all."""
+        answer = self._call(
+            "list",
+            kind,
+            lambda resource, options: self._dynamic.get(resource, namespace=namespace, **options),
+        )
+        return list(answer.get("items") or [])
+
+    def replace(self, manifest: Mapping[str, Any]) -> Body:
+        """Write an object over the version that the manifest names.
+
+        Raises:
+            ApiConflict: it was changed meanwhile.
+        """
+        return self._call(
+            "update",
+            manifest["kind"],
+            lambda resource, options: self._dynamic.replace(
+                resource,
+                body=dict(manifest),
+                name=manifest["metadata"]["name"],
+                namespace=manifest["metadata"].get("namespace"),
+                field_manager=FIELD_MANAGER,
+                **options,
+            ),
+            what=manifest["metadata"]["name"],
+        )
+
+    def knows(self, kind: str) -> bool:
+        """Tell whether the API server has a kind, such as one of an operator that may be absent."""
+        known = KINDS[kind]
+        try:
+            answer = self._call(
+                "discover",
+                kind,
+                lambda _, options: self._dynamic.request(
+                    "get", f"/apis/{known.api_version}", **options
+                ),
+            )
+        except ApiNotFound:
+            return False
+        return any(one.get("kind") == kind for one in answer.get("resources") or [])
+
+    def _patch(
+        self,
+        kind: str,
+        name: str,
+        namespace: str,
+        body: Mapping[str, Any],
+        *,
+        subresource: str | None = None,
+    ) -> Body:
+        part = "" if subresource is None else f"/{subresource}"
+        return self._call(
+            "patch",
+            f"{kind}{part}",
+            lambda resource, options: self._dynamic.request(
+                "patch",
+                resource.path(name=name, namespace=namespace) + part,
+                body=dict(body),
+                content_type=MERGE_PATCH,
+                field_manager=FIELD_MANAGER,
+                **options,
+            ),
+            what=name,
+        )
+
+    def _call(
+        self,
+        verb: str,
+        kind: str,
+        send: Callable[[Resource, Mapping[str, Any]], Any],
+        *,
+        what: str = "",
+    ) -> Body:
+        """Send a request until it is answered for good, or its time is over."""
+        resource = _resource(self._dynamic, kind.partition("/")[0])
+        end = self._clock() + self._deadline_s
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            left_s = max(0.5, end - self._clock())
+            try:
+                # All of these may be sent twice: a create that was lost comes back as a conflict.
+                answer = send(resource, {"_request_timeout": left_s, "serialize": False})
+                self._observe(verb, kind, str(answer.status))
+                return dict(json.loads(answer.data))
+            except (DynamicApiError, HTTPError, OSError, ValueError) as foreign:
+                error = _translate(foreign, f"{verb} {kind} {what}".rstrip())
+                self._observe(verb, kind, str(error.status or "none"))
+                if not isinstance(error, ApiUnavailable):
+                    raise error from foreign
+                pause_s = error.retry_after_s or pause_s
+                if pause_s > MAX_PAUSE_S or self._clock() + pause_s >= end:
+                    raise error from foreign
+            self._sleep(pause_s)
+            pause_s *= 2
+
+
+class _NoDiscovery:
+    """In the place of the client's discovery, which asks for every group at each start."""
+
+    def __init__(self, client: object, cache_file: object) -> None:
+        pass
+
+
+def connect(*, context: str | None = None) -> kubernetes_client.ApiClient:
+    """Return a connection: that of the pod's service account, or of KUBECONFIG.
+
+    Raises:
+        InvalidSettings: there is neither.
+    """
+    configuration = kubernetes_client.Configuration()
+    try:
+        try:
+            kubernetes_config.load_incluster_config(client_configuration=configuration)
+        except kubernetes_config.ConfigException:
+            kubernetes_config.load_kube_config(context=context, client_configuration=configuration)
+    except (kubernetes_config.ConfigException, OSError) as error:
+        raise InvalidSettings(
+            f"no API server is known: {error}; run in a pod with a service account, or set "
+            "KUBECONFIG"
+        ) from error
+    configuration.retries = False
+    return kubernetes_client.ApiClient(configuration)
+
+
+def _resource(client: DynamicClient, kind: str) -> Resource:
+    known = KINDS[kind]
+    return Resource(
+        prefix="apis" if known.group else "api",
+        group=known.group,
+        api_version=known.version,
+        kind=kind,
+        namespaced=known.is_namespaced,
+        name=known.plural,
+        client=client,
+    )
+
+
+def _translate(foreign: Exception, what: str) -> ApiError:
+    """Return our error for one of the client's."""
+    if not isinstance(foreign, DynamicApiError):
+        return ApiUnavailable(f"{what}: the API server does not answer: {foreign}")
+    status = int(foreign.status or 0)
+    message = f"{what}: {status} {_message(foreign)}"
+    if status in (401, 403):
+        return ApiForbidden(message, status=status)
+    if status == 404:
+        return ApiNotFound(message, status=status)
+    if status == 409:
+        return ApiConflict(message, status=status)
+    if status == 429 or status >= 500 or status == 0:
+        return ApiUnavailable(message, status=status, retry_after_s=_retry_after_s(foreign))
+    if status in (400, 405, 406, 410, 413, 415, 422):
+        return ApiInvalid(message, status=status)
+    return ApiError(message, status=status)
+
+
+def _message(error: DynamicApiError) -> str:
+    body = error.body
+    try:
+        return str(json.loads(body)["message"])
+    except (ValueError, KeyError, TypeError):
+        return str(error.reason or body or "")[:500]
+
+
+def _retry_after_s(error: DynamicApiError) -> float | None:
+    value = str((error.headers or {}).get("Retry-After", ""))
+    return float(value) if value.isdecimal() and int(value) > 0 else None

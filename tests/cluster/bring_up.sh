@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# From nothing to a running GlinthawkDeployment: images, hub, chart, sample. Run by make.
+#
+#   CLUSTER  a command with `up --nodes …`, `env`, `build`, `push` and `down`, for a cluster of its
+#            own; without it KUBECONFIG says which cluster, and BUILD and PUSH how images get there
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+: "${CLUSTER:=}" "${BASE:=python:3.11-slim-bookworm}" "${PREFIX:=localhost/}" "${PYTHON:=.venv/bin/python}"
+: "${TAG:=demo-$(git rev-parse --short HEAD)}"
+NODES=${NODES:-gpu-1,gpu-2,cpu-1,cpu-2,cpu-3}
+NAMESPACE=glinthawk-demo
+SYSTEM=glinthawk-system
+
+say() { echo "== $*"; }
+
+if [ -n "$CLUSTER" ]; then
+  BUILD=${BUILD:-$CLUSTER build} PUSH=${PUSH:-$CLUSTER push}
+  eval "$($CLUSTER env)"
+  kubectl get nodes >/dev/null 2>&1 || { say "a cluster with the nodes $NODES"; $CLUSTER up --nodes "$NODES"; }
+fi
+BUILD=${BUILD:-buildah bud} PUSH=${PUSH:-buildah push}
+
+say "images, tagged $TAG"
+make --no-print-directory images BASE="$BASE" STAGE_BASE="${STAGE_BASE:-$BASE}" TAG="$TAG" PREFIX="$PREFIX" \
+  BUILD="$BUILD" >.demo/images.log 2>&1 || { tail -20 .demo/images.log; exit 1; }
+mkdir -p .demo/hub
+"$PYTHON" tests/cluster/export_model.py .demo/hub
+$BUILD --build-arg BASE="$BASE" --tag "${PREFIX}glinthawk-hub:$TAG" --file tests/cluster/hub.Dockerfile .demo/hub \
+  >>.demo/images.log 2>&1
+for image in operator gateway stage attention hub; do $PUSH "${PREFIX}glinthawk-$image:$TAG"; done
+
+say "the hub, the operator, the sample"
+sed "s#IMAGE#${PREFIX}glinthawk-hub:$TAG#" tests/cluster/hub.yaml | kubectl apply -f -
+helm upgrade --install glinthawk charts/glinthawk --namespace "$SYSTEM" --create-namespace \
+  --set image.registry="${PREFIX%/}" --set image.tag="$TAG" --wait --timeout 180s
+kubectl --namespace "$NAMESPACE" rollout status deployment/hub --timeout=120s
+kubectl --namespace "$NAMESPACE" apply -f examples/cluster/smollm2.yaml
+kubectl --namespace "$NAMESPACE" wait --for=condition=Ready glinthawkdeployment/smollm2 --timeout=300s
+kubectl --namespace "$NAMESPACE" get glinthawkdeployments

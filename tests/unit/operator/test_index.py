@@ -1,0 +1,105 @@
+"""The index: whose an object is, and which of two versions is believed."""
+
+from typing import Any
+
+from glinthawk_operator.index import ObjectIndex, ResourceKey, resource_key
+from glinthawk_operator.manifests.names import object_labels
+
+
+def resource(name: str = "demo", version: int = 1) -> dict[str, Any]:
+    return {
+        "metadata": {
+            "name": name,
+            "namespace": "ns",
+            "uid": f"uid-{name}",
+            "resourceVersion": str(version),
+        }
+    }
+
+
+def owned(
+    name: str, owner: str = "demo", *, uid: str = "1", version: int = 1, node: str = ""
+) -> dict[str, Any]:
+    return {
+        "metadata": {
+            "name": name,
+            "namespace": "ns",
+            "uid": uid,
+            "resourceVersion": str(version),
+            "labels": object_labels(owner, "attention"),
+        },
+        "spec": {"nodeName": node},
+    }
+
+
+def test_objects_are_found_by_their_resource() -> None:
+    index = ObjectIndex()
+    key = index.put_resource(resource())
+    assert index.put("Pod", owned("b")) == key
+    assert index.put("Pod", owned("a")) == key
+    index.put("Pod", owned("c", "other"))
+    found = index.read(key)
+    assert [body["metadata"]["name"] for body in found.of_kind("Pod")] == ["a", "b"]
+    assert found.get("Pod", "c") is None
+    assert found.resource is not None
+
+
+def test_an_object_without_our_labels_is_nobodys() -> None:
+    index = ObjectIndex()
+    stray = owned("x")
+    stray["metadata"]["labels"] = {}
+    assert index.put("Pod", stray) is None
+
+
+def test_an_older_version_changes_nothing() -> None:
+    index = ObjectIndex()
+    key = index.put_resource(resource(version=5))
+    index.put_resource(resource(version=4))
+    index.put("Pod", owned("a", version=10))
+    index.put("Pod", owned("a", version=9))
+    found = index.read(key)
+    pod = found.get("Pod", "a")
+    assert found.resource is not None
+    assert pod is not None
+    assert found.resource["metadata"]["resourceVersion"] == "5"
+    assert pod["metadata"]["resourceVersion"] == "10"
+
+
+def test_an_object_made_anew_replaces_the_old_one_and_outlives_its_end() -> None:
+    index = ObjectIndex()
+    key = index.put_resource(resource())
+    index.put("Pod", owned("a", uid="1", version=10))
+    index.put("Pod", owned("a", uid="2", version=11))
+    index.remove("Pod", owned("a", uid="1", version=12))
+    pod = index.read(key).get("Pod", "a")
+    assert pod is not None
+    assert pod["metadata"]["uid"] == "2"
+    index.remove("Pod", owned("a", uid="2", version=13))
+    assert index.read(key).get("Pod", "a") is None
+
+
+def test_knows_whose_pods_are_on_a_node() -> None:
+    index = ObjectIndex()
+    key = index.put_resource(resource())
+    index.put("Pod", owned("a", node="cpu-1"))
+    index.put("Pod", owned("b", "other", node="cpu-2"))
+    assert index.keys_on_node("cpu-1") == {key}
+    assert index.keys_on_node("cpu-3") == set()
+
+
+def test_a_resource_that_is_gone_leaves_its_objects_to_be_read() -> None:
+    index = ObjectIndex()
+    key = index.put_resource(resource())
+    index.put("Pod", owned("a"))
+    index.remove_resource(resource())
+    found = index.read(key)
+    assert found.resource is None
+    assert found.get("Pod", "a") is not None
+    assert index.keys() == set()
+
+
+def test_keys_of_long_names_fit_a_label_and_differ() -> None:
+    keys = {resource_key(resource("x" * 252 + letter)) for letter in "abc"}
+    assert len(keys) == 3
+    assert all(len(key.instance) <= 63 for key in keys)
+    assert resource_key(resource()) == ResourceKey("ns", "demo")
