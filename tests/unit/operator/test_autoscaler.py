@@ -4,6 +4,9 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from glinthawk_operator.autoscaler import (
     Decision,
     Figures,
@@ -15,8 +18,6 @@ from glinthawk_operator.autoscaler import (
     decide,
     follow_replicas,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 
 GIB = 1 << 30
 RULES = Rules(

@@ -2,9 +2,10 @@
 
 import threading
 
-from glinthawk_operator.queue import QueueSettings, WorkQueue
 from hypothesis import given
 from hypothesis import strategies as st
+
+from glinthawk_operator.queue import QueueSettings, WorkQueue
 
 SETTINGS = QueueSettings(first_delay_s=1.0, max_delay_s=60.0, min_interval_s=0.0)
 
