@@ -134,7 +134,7 @@ class Reconciler:
             return IDLE_POLL_S
         memory = self._memories.setdefault(key, Memory())
         context = self._context(body, spec)
-        self._look_at_unwatched(context, owned, memory)
+        self._look_at_unwatched(key, context, memory)
         return self._turn(key, context, body, memory)
 
     def _turn(self, key: ResourceKey, context: Context, body: Any, memory: Memory) -> float:
@@ -197,23 +197,25 @@ class Reconciler:
             self._monitors = (self._cluster.knows("ServiceMonitor"), now_s)
         return self._monitors[0]
 
-    def _look_at_unwatched(self, context: Context, owned: OwnedObjects, memory: Memory) -> None:
+    def _look_at_unwatched(self, key: ResourceKey, context: Context, memory: Memory) -> None:
         """Bring into the index what no watch brings: our Secrets, and the ServiceMonitor."""
-        now_s = self._clock()
-        if memory.looked_at_s is not None and now_s - memory.looked_at_s < UNWATCHED_EVERY_S:
-            return
+        now_s, owned = self._clock(), self._index.read(key)
         places = [("Secret", context.secret_name)]
         if context.spec.gateway.api_keys_secret is None:
             places.append(("Secret", context.keys_secret_name))
+        is_whole = all(owned.get(*place) is not None for place in places)
+        looked_s = memory.looked_at_s
+        if is_whole and looked_s is not None and now_s - looked_s < UNWATCHED_EVERY_S:
+            return
         if context.monitors_known:
             places.append(("ServiceMonitor", context.child()))
         for kind, name in places:
             known = owned.get(kind, name)
             try:
-                self._index.put(kind, self._cluster.get(kind, name, context.namespace))
+                self._index.put(kind, self._cluster.get(kind, name, context.namespace), key)
             except ApiNotFound:
                 if known is not None:
-                    self._index.remove(kind, known)
+                    self._index.remove(kind, known, key)
         memory.looked_at_s = now_s
 
     def _gateway(self, context: Context, owned: OwnedObjects) -> GatewayClient | None:
@@ -405,7 +407,7 @@ class Reconciler:
         self._memories.pop(key, None)
         for kind in ("Secret", "ServiceMonitor"):
             for body in owned.of_kind(kind):
-                self._index.remove(kind, body)
+                self._index.remove(kind, body, key)
         if owned.resource is not None:
             self._metrics.forget(key.namespace, owned.resource["metadata"]["name"])
 
