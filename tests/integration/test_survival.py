@@ -157,6 +157,7 @@ def test_a_drained_worker_hands_its_sequences_over_and_nothing_is_computed_again
 ) -> None:
     monkeypatch.setattr(evacuation, "SHARE_OF_TIME", 0.0)  # nothing may stay and end there
     deployment = deploy("w0", "w1")
+    wait_for(lambda: deployment.figures("w1").num_sequences > 0, "sequences on w1")
     deployment.engine.drain("w1", WAIT_S)
     deployment.wait_for_state("w1", WorkerState.DRAINED)
     deployment.wait_for_empty("w1")
@@ -172,6 +173,7 @@ def test_a_worker_killed_while_it_hands_over_costs_nothing_but_time(
 ) -> None:
     monkeypatch.setattr(evacuation, "SHARE_OF_TIME", 0.0)
     deployment = deploy("w0", "w1")
+    wait_for(lambda: deployment.figures("w1").num_sequences > 0, "sequences on w1")
     deployment.engine.drain("w1", WAIT_S)
     wait_for(lambda: deployment.engine.stats.scheduler.moved_tokens > 0, "the first copy")
     deployment.workers["w1"].kill()
