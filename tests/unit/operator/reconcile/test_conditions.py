@@ -68,7 +68,8 @@ def test_is_not_ready_while_the_gateway_is_silent() -> None:
 
 def test_what_a_pod_said_last_is_passed_on() -> None:
     problem = ("CrashLoopBackOff", "error: stage 1 needs 18 GiB, device_memory is 16 GiB")
-    pods = all_pods(WANTED)[:-2] + [
+    pods = [
+        *all_pods(WANTED)[:-2],
         make_pod("demo-stage-1", "stage", is_ready=False, problem=problem),
         all_pods(WANTED)[-1],
     ]

@@ -21,8 +21,7 @@ TIMEOUT_S = 600.0
 
 
 def world(pods: list[PodView], states: dict[str, str], replicas: int | None = None) -> Observed:
-    observed = make_observed(pods=pods, states=states, workers=replicas or len(pods))
-    return observed
+    return make_observed(pods=pods, states=states, workers=replicas or len(pods))
 
 
 def marked(name: str, ago_s: float = 1.0, **fields: object) -> PodView:
