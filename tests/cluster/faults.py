@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 TIMEOUT_S = 60.0
-STATUSES = (409, 429, 500, 504)
+READ_FAULTS = (0, 429, 500, 504)
+WRITE_FAULTS = (0, 409, 429, 500, 504)
+"""0: the answer is lost, though the call took effect."""
+
 _HOP_HEADERS = ("transfer-encoding", "connection", "content-length")
 
 
@@ -35,7 +38,8 @@ class FaultyProxy:
 
             def do_any(self) -> None:
                 with lock:
-                    fault = draw.choice((*STATUSES, 0)) if draw.random() < outer.share else None
+                    faults = READ_FAULTS if self.command == "GET" else WRITE_FAULTS
+                    fault = draw.choice(faults) if draw.random() < outer.share else None
                 body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
                 if fault:
                     self._fail(fault)
