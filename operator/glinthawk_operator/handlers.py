@@ -12,7 +12,7 @@ from typing import Any
 
 import kopf
 
-from glinthawk_operator.cluster import KINDS, Kind
+from glinthawk_operator.kinds import KINDS, Kind
 from glinthawk_operator.logs import get_logger
 from glinthawk_operator.manifests.names import FIELD_MANAGER, GROUP, MANAGED_LABEL, PLURAL, VERSION
 from glinthawk_operator.process import Parts, Workers, spread_start
