@@ -9,7 +9,6 @@ discovered: a restart asks the server nothing about itself.
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from kubernetes import client as kubernetes_client
@@ -28,48 +27,14 @@ from glinthawk_operator.errors import (
     ApiUnavailable,
     InvalidSettings,
 )
-from glinthawk_operator.manifests.names import FIELD_MANAGER, GROUP, KIND, PLURAL, VERSION
+from glinthawk_operator.kinds import KINDS
+from glinthawk_operator.manifests.names import FIELD_MANAGER, KIND
 
 MERGE_PATCH = "application/merge-patch+json"
 DEADLINE_S = 10.0
 MAX_PAUSE_S = 3.0
 _FIRST_PAUSE_S = 0.2
 
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of object, and where the API server keeps it."""
-
-    group: str
-    version: str
-    plural: str
-    is_namespaced: bool = True
-
-    @property
-    def api_version(self) -> str:
-        """Group and version as manifests have them."""
-        return f"{self.group}/{self.version}" if self.group else self.version
-
-
-KINDS: Mapping[str, Kind] = {
-    KIND: Kind(GROUP, VERSION, PLURAL),
-    "ConfigMap": Kind("", "v1", "configmaps"),
-    "Deployment": Kind("apps", "v1", "deployments"),
-    "Event": Kind("events.k8s.io", "v1", "events"),
-    "Lease": Kind("coordination.k8s.io", "v1", "leases"),
-    "NetworkPolicy": Kind("networking.k8s.io", "v1", "networkpolicies"),
-    "Node": Kind("", "v1", "nodes", is_namespaced=False),
-    "PersistentVolumeClaim": Kind("", "v1", "persistentvolumeclaims"),
-    "Pod": Kind("", "v1", "pods"),
-    "PodDisruptionBudget": Kind("policy", "v1", "poddisruptionbudgets"),
-    "PriorityClass": Kind("scheduling.k8s.io", "v1", "priorityclasses", is_namespaced=False),
-    "RuntimeClass": Kind("node.k8s.io", "v1", "runtimeclasses", is_namespaced=False),
-    "Secret": Kind("", "v1", "secrets"),
-    "Service": Kind("", "v1", "services"),
-    "ServiceAccount": Kind("", "v1", "serviceaccounts"),
-    "ServiceMonitor": Kind("monitoring.coreos.com", "v1", "servicemonitors"),
-    "StatefulSet": Kind("apps", "v1", "statefulsets"),
-}
 
 Body = dict[str, Any]
 Observer = Callable[[str, str, str], None]

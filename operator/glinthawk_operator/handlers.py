@@ -5,13 +5,14 @@ annotation on resources. The index handlers let kopf hold back all events until 
 been listed once, so that the first reconcile sees all there is.
 """
 
+import asyncio
 import random
 from collections.abc import Mapping
 from typing import Any
 
 import kopf
 
-from glinthawk_operator.cluster import KINDS, Kind
+from glinthawk_operator.kinds import KINDS, Kind
 from glinthawk_operator.logs import get_logger
 from glinthawk_operator.manifests.names import FIELD_MANAGER, GROUP, MANAGED_LABEL, PLURAL, VERSION
 from glinthawk_operator.process import Parts, Workers, spread_start
@@ -25,6 +26,7 @@ OWNED_KINDS = (
 """Kinds that are watched. Secrets are not: a watch would bring everybody's."""
 
 WATCH_TIMEOUT_S = 300
+GUARD_EVERY_S = 10.0
 
 
 def register(registry: kopf.OperatorRegistry, parts: Parts, workers: Workers) -> None:
@@ -33,22 +35,28 @@ def register(registry: kopf.OperatorRegistry, parts: Parts, workers: Workers) ->
     _register_resources(registry, parts)
     for name in OWNED_KINDS:
         _register_owned(registry, parts, name, KINDS[name])
-    _register_nodes(registry, parts)
+    if not parts.settings.namespaces:
+        _register_nodes(registry, parts)  # a Role of a namespace cannot let nodes be read
 
 
 def _register_process(registry: kopf.OperatorRegistry, parts: Parts, workers: Workers) -> None:
+    guards: list[asyncio.Task[None]] = []
+
     @kopf.on.startup(registry=registry)
-    def start(settings: kopf.OperatorSettings, **_: Any) -> None:
+    async def start(settings: kopf.OperatorSettings, **_: Any) -> None:
         settings.posting.enabled = False
         settings.scanning.disabled = bool(parts.settings.namespaces)
         settings.watching.server_timeout = WATCH_TIMEOUT_S
         settings.watching.client_timeout = WATCH_TIMEOUT_S + 30
         settings.networking.request_timeout = WATCH_TIMEOUT_S + 60
         workers.start()
+        guards.append(asyncio.create_task(_guard_watches(workers), name="watch-guard"))
 
     @kopf.on.cleanup(registry=registry)
-    def stop(**_: Any) -> None:
-        workers.stop()
+    async def stop(**_: Any) -> None:
+        for guard in guards:
+            guard.cancel()
+        await asyncio.to_thread(workers.stop)
 
     @kopf.on.login(registry=registry)
     def login(**options: Any) -> Any:
@@ -105,6 +113,24 @@ def _register_nodes(registry: kopf.OperatorRegistry, parts: Parts) -> None:
                 parts.queue.add(key)
         else:
             parts.index.put_node(_plain(body))
+
+
+async def _guard_watches(workers: Workers) -> None:
+    """Let the process be started anew if a watch has ended for good.
+
+    kopf takes a watch up again when the connection or the server fails; one that is refused, as
+    while a role is being replaced, it gives up, and would hear nothing of that kind any more.
+    """
+    seen: set[str] = set()
+    while True:
+        await asyncio.sleep(GUARD_EVERY_S)
+        alive = {
+            name for task in asyncio.all_tasks() if (name := task.get_name()).startswith("watcher")
+        }
+        if seen - alive:
+            log.error("watches_ended", watches=sorted(seen - alive))
+            workers.fail()
+        seen |= alive
 
 
 def _plain(body: kopf.Body) -> dict[str, Any]:

@@ -77,9 +77,9 @@ class ObjectIndex:
             self._resources.pop(key, None)
         return key
 
-    def put(self, kind: str, body: Body) -> ResourceKey | None:
-        """Take an object in, and return whose it is."""
-        key = owner_key(body)
+    def put(self, kind: str, body: Body, key: ResourceKey | None = None) -> ResourceKey | None:
+        """Take an object in, and return whose it is. key: where its labels do not say it."""
+        key = key or owner_key(body)
         if key is not None:
             with self._lock:
                 objects = self._objects.setdefault(key, {})
@@ -88,9 +88,9 @@ class ObjectIndex:
                     objects[place] = body
         return key
 
-    def remove(self, kind: str, body: Body) -> ResourceKey | None:
+    def remove(self, kind: str, body: Body, key: ResourceKey | None = None) -> ResourceKey | None:
         """Forget an object, unless another of its name is there; return whose it was."""
-        key = owner_key(body)
+        key = key or owner_key(body)
         if key is not None:
             with self._lock:
                 objects = self._objects.get(key, {})

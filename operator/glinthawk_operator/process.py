@@ -72,6 +72,7 @@ class Workers:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._stop = threading.Event()
+        self._has_failed = False
         self._threads = [
             threading.Thread(target=self._work, name=f"reconcile-{number}", daemon=True)
             for number in range(parts.settings.workers)
@@ -94,9 +95,15 @@ class Workers:
         self._stop.set()
         self._lease.join(JOIN_S)
 
+    def fail(self) -> None:
+        """Be dead from now on, so that the kubelet starts the process anew."""
+        self._has_failed = True
+
     @property
     def is_alive(self) -> bool:
-        """Whether every thread runs that should."""
+        """Whether every thread runs that should, and nothing else is beyond repair."""
+        if self._has_failed:
+            return False
         return self._stop.is_set() or all(
             thread.is_alive() for thread in (*self._threads, self._lease)
         )

@@ -5,19 +5,15 @@ and carries the autoscaler's history. Any number of resources may be reconciled 
 one thread.
 """
 
-from base64 import b64decode
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import ValidationError
 
 from glinthawk_operator.autoscaler import (
     Decision,
-    Figures,
     History,
     Rules,
-    StepLimit,
     Tier,
     decide,
     follow_replicas,
@@ -25,27 +21,24 @@ from glinthawk_operator.autoscaler import (
 from glinthawk_operator.cluster import Cluster
 from glinthawk_operator.crd.spec import GlinthawkDeploymentSpec
 from glinthawk_operator.crd.status import Condition, GlinthawkDeploymentStatus, find_condition
-from glinthawk_operator.errors import ApiNotFound, GatewayError
-from glinthawk_operator.executor import Executor, Marks, Target
-from glinthawk_operator.gateway_client import ACTIVE, GatewayClient, Inspection
+from glinthawk_operator.executor import Executor, Target
 from glinthawk_operator.index import ObjectIndex, OwnedObjects, ResourceKey, resource_key
 from glinthawk_operator.logs import get_logger
 from glinthawk_operator.manifests.build import desired
 from glinthawk_operator.manifests.context import Context, Images
-from glinthawk_operator.manifests.names import ATTENTION, GATEWAY, STAGE
+from glinthawk_operator.manifests.names import ATTENTION
 from glinthawk_operator.manifests.secrets import build_secrets
 from glinthawk_operator.manifests.services import endpoint
 from glinthawk_operator.metrics import OperatorMetrics
+from glinthawk_operator.observer import Memory, Observer
 from glinthawk_operator.reconcile.actions import Announce
 from glinthawk_operator.reconcile.conditions import Subject
 from glinthawk_operator.reconcile.observed import (
     Observed,
     format_time,
-    node_lost_since,
-    view_pods,
-    view_workloads,
 )
 from glinthawk_operator.reconcile.plan import plan
+from glinthawk_operator.reconcile.rules import build_figures, build_rules
 from glinthawk_operator.reconcile.status import (
     Outcome,
     build_status,
@@ -54,30 +47,11 @@ from glinthawk_operator.reconcile.status import (
     dump_status,
     read_status,
 )
-from glinthawk_operator.references import find_missing
 from glinthawk_operator.settings import Settings
 
 log = get_logger("reconciler")
 
-UNWATCHED_EVERY_S = 600.0
-"""How often Secrets and ServiceMonitors are looked at: a watch would bring everybody's."""
-
-MISSING_EVERY_S = 30.0
 IDLE_POLL_S = 30.0
-
-
-@dataclass
-class Memory:
-    """What is remembered of a resource between turns; losing it loses nothing."""
-
-    marks: Marks = field(default_factory=Marks)
-    history: History = field(default_factory=History)
-    figures: Figures | None = None
-    figures_written_s: float | None = None
-    looked_at_s: float | None = None
-    missing: tuple[str, ...] = ()
-    missing_at_s: float | None = None
-    missing_of: int | None = None
 
 
 class Reconciler:
@@ -107,7 +81,7 @@ class Reconciler:
         self._clock = clock
         self._random_bytes = random_bytes
         self._memories: dict[ResourceKey, Memory] = {}
-        self._monitors: tuple[bool, float] | None = None
+        self._observer = Observer(cluster, index, settings, metrics, clock=clock)
         self._executor = Executor(
             cluster,
             index,
@@ -134,15 +108,15 @@ class Reconciler:
             return IDLE_POLL_S
         memory = self._memories.setdefault(key, Memory())
         context = self._context(body, spec)
-        self._look_at_unwatched(context, owned, memory)
+        self._observer.look_at_unwatched(key, context, memory)
         return self._turn(key, context, body, memory)
 
     def _turn(self, key: ResourceKey, context: Context, body: Any, memory: Memory) -> float:
         owned = self._index.read(key)
         spec, status = context.spec, read_status(body)
-        gateway = self._gateway(context, owned)
-        inspection, silence = self._inspect(gateway, owned)
-        observed = self._observe(context, owned, inspection, memory, body)
+        gateway = self._observer.gateway(context, owned)
+        inspection, silence = self._observer.inspect(gateway, owned)
+        observed = self._observer.observe(context, owned, inspection, memory, body)
         rules = build_rules(spec)
         before = _wanted_before(status, observed, rules)
         decision = self._decide(spec, rules, before, observed, memory)
@@ -187,123 +161,9 @@ class Reconciler:
             metadata["uid"],
             spec,
             Images(settings.gateway_image, settings.stage_image, settings.attention_image),
-            monitors_known=self._knows_monitors(),
+            monitors_known=self._observer.knows_monitors(),
             operator_namespace=settings.pod_namespace,
         )
-
-    def _knows_monitors(self) -> bool:
-        now_s = self._clock()
-        if self._monitors is None or now_s - self._monitors[1] > UNWATCHED_EVERY_S:
-            self._monitors = (self._cluster.knows("ServiceMonitor"), now_s)
-        return self._monitors[0]
-
-    def _look_at_unwatched(self, context: Context, owned: OwnedObjects, memory: Memory) -> None:
-        """Bring into the index what no watch brings: our Secrets, and the ServiceMonitor."""
-        now_s = self._clock()
-        if memory.looked_at_s is not None and now_s - memory.looked_at_s < UNWATCHED_EVERY_S:
-            return
-        places = [("Secret", context.secret_name)]
-        if context.spec.gateway.api_keys_secret is None:
-            places.append(("Secret", context.keys_secret_name))
-        if context.monitors_known:
-            places.append(("ServiceMonitor", context.child()))
-        for kind, name in places:
-            known = owned.get(kind, name)
-            try:
-                self._index.put(kind, self._cluster.get(kind, name, context.namespace))
-            except ApiNotFound:
-                if known is not None:
-                    self._index.remove(kind, known)
-        memory.looked_at_s = now_s
-
-    def _gateway(self, context: Context, owned: OwnedObjects) -> GatewayClient | None:
-        secret = owned.get("Secret", context.secret_name)
-        if secret is None:
-            return None
-        url = self._settings.control_url.format(
-            namespace=context.namespace,
-            name=context.name,
-            service=context.peers_service(GATEWAY),
-        )
-        token = b64decode((secret.get("data") or {}).get("secret", "")).decode()
-        return GatewayClient(
-            url, secret=token or None, timeout_s=self._settings.control_timeout_seconds
-        )
-
-    def _inspect(
-        self, gateway: GatewayClient | None, owned: OwnedObjects
-    ) -> tuple[Inspection | None, str | None]:
-        """Ask the gateway how it stands, unless no pod of it runs."""
-        pods = [pod for pod in view_pods(owned.of_kind("Pod")) if pod.component == GATEWAY]
-        if gateway is None or not any(pod.phase == "Running" for pod in pods):
-            return None, "its pod does not run"
-        try:
-            return gateway.inspect(), None
-        except GatewayError as error:
-            self._metrics.errors.labels(type(error).__name__).inc()
-            return None, str(error)
-
-    def _observe(
-        self,
-        context: Context,
-        owned: OwnedObjects,
-        inspection: Inspection | None,
-        memory: Memory,
-        body: Any,
-    ) -> Observed:
-        now_s = self._clock()
-        pods = view_pods(owned.of_kind("Pod"))
-        objects = dict(owned.objects)
-        for pod in pods:
-            if pod.component == STAGE and not pod.is_scheduled and not pod.is_ending:
-                self._add_cache(context, pod.name, objects)
-        return Observed(
-            now_s=now_s,
-            objects=objects,
-            pods=pods,
-            workloads=view_workloads(objects),
-            lost_nodes=self._lost_nodes(now_s, {pod.node for pod in pods}, objects),
-            inspection=inspection,
-            missing=self._missing(context, memory, body["metadata"]["generation"]),
-        )
-
-    def _add_cache(self, context: Context, pod: str, objects: dict[tuple[str, str], Any]) -> None:
-        name = f"cache-{pod}"
-        try:
-            body = self._cluster.get("PersistentVolumeClaim", name, context.namespace)
-            objects["PersistentVolumeClaim", name] = body
-        except ApiNotFound:
-            return
-
-    def _lost_nodes(
-        self, now_s: float, names: set[str | None], objects: dict[tuple[str, str], Any]
-    ) -> frozenset[str]:
-        """Return which nodes of our pods and caches are gone, or NotReady for long."""
-        if not self._index.nodes():
-            return frozenset()  # nodes may not be watched; then nothing is known of them
-        for (kind, _), body in objects.items():
-            if kind == "PersistentVolumeClaim":
-                annotations = body["metadata"].get("annotations") or {}
-                names = names | {annotations.get("volume.kubernetes.io/selected-node")}
-        lost = set()
-        for name in names - {None}:
-            body = self._index.node(name or "")
-            since_s = 0.0 if body is None else node_lost_since(body)
-            if since_s is not None and now_s - since_s >= self._settings.lost_node_seconds:
-                lost.add(name or "")
-        return frozenset(lost)
-
-    def _missing(self, context: Context, memory: Memory, generation: int) -> tuple[str, ...]:
-        """Look for what the spec names: when it is new, and again while something is missing."""
-        now_s = self._clock()
-        is_due = memory.missing_of != generation or (
-            bool(memory.missing)
-            and (memory.missing_at_s is None or now_s - memory.missing_at_s >= MISSING_EVERY_S)
-        )
-        if is_due:
-            memory.missing = find_missing(self._cluster, context.spec, context.namespace)
-            memory.missing_of, memory.missing_at_s = generation, now_s
-        return memory.missing
 
     # --- decide
 
@@ -405,48 +265,9 @@ class Reconciler:
         self._memories.pop(key, None)
         for kind in ("Secret", "ServiceMonitor"):
             for body in owned.of_kind(kind):
-                self._index.remove(kind, body)
+                self._index.remove(kind, body, key)
         if owned.resource is not None:
             self._metrics.forget(key.namespace, owned.resource["metadata"]["name"])
-
-
-def build_rules(spec: GlinthawkDeploymentSpec) -> Rules:
-    """Return the numbers of a spec that scaling goes by."""
-    tier, scaling = spec.memory_tier, spec.memory_tier.scaling
-    up, down = scaling.scale_up, scaling.scale_down
-    return Rules(
-        min_replicas=scaling.min_replicas,
-        max_replicas=max(scaling.min_replicas, scaling.max_replicas),
-        capacity_per_worker_bytes=max(1, tier.kv_cache.memory_bytes),
-        target_share=scaling.target_utilization / 100,
-        tolerance=scaling.tolerance / 100,
-        up_window_s=float(up.stabilization_window_seconds),
-        down_window_s=float(down.stabilization_window_seconds),
-        up=StepLimit(up.max_step_replicas, up.max_step_percent / 100, float(up.period_seconds)),
-        down=StepLimit(
-            down.max_step_replicas, down.max_step_percent / 100, float(down.period_seconds)
-        ),
-        idle_threshold=scaling.stage_idle / 100,
-        busy_target=scaling.target_busy / 100,
-        stale_after_s=float(scaling.stale_after_seconds),
-    )
-
-
-def build_figures(inspection: Inspection, now_s: float) -> Figures:
-    """Return the figures that scaling goes by; the idle share only if every stage told its own."""
-    shares = inspection.stage_busy_shares
-    is_known = bool(shares) and len(shares) == inspection.num_stages
-    return Figures(
-        measured_at_s=now_s,
-        used_bytes=inspection.kv_used_bytes,
-        demanded_bytes=inspection.kv_demanded_bytes,
-        busy_shares=tuple(
-            worker.busy_share
-            for worker in inspection.workers
-            if worker.state == ACTIVE and worker.busy_share is not None
-        ),
-        stage_idle_share=1 - sum(shares) / len(shares) if is_known else None,
-    )
 
 
 def replace_conditions(

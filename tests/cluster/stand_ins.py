@@ -1,4 +1,4 @@
-"""What stands in for machines in tests of the operator: kubelets, and one gateway for all resources.
+"""What stands in for machines in tests of the operator: kubelets, and a gateway for all resources.
 
 The API server and its controllers are real; these say of pods that they run, and of workers how
 much they hold.

@@ -17,10 +17,11 @@ import pytest
 from kubernetes import client, config
 
 from cluster.control_plane import ControlPlane, NoControlPlane, open_control_plane
+from cluster.faults import FaultyProxy
 from cluster.stand_ins import Fleet, Kubelets, StandInGateway
 
 ROOT = Path(__file__).parents[2]
-WAIT_S = 60.0
+WAIT_S = 180.0
 REST_S = 15.0
 GIB = 1 << 30
 CONTROLLERS = ",".join(
@@ -78,6 +79,9 @@ class Operator:
             "GLINTHAWK_OPERATOR_METRICS_PORT": "0",
         }
         self._process: subprocess.Popen[bytes] | None = None
+
+    def use(self, kubeconfig: Path) -> None:
+        self._environment["KUBECONFIG"] = str(kubeconfig)
 
     def start(self) -> None:
         self._process = subprocess.Popen(
@@ -358,3 +362,43 @@ def test_what_is_deleted_leaves_nothing_and_needs_no_operator(world: World) -> N
     operator.kill()
     plane.do("delete", "ghd", "demo", "--wait=false")
     wait_until(lambda: not left_over(plane), "nothing is left")
+
+
+def test_an_api_server_that_fails_now_and_then_only_delays(world: World) -> None:
+    plane, fleet, operator = world
+    proxy = FaultyProxy(plane.kubeconfig, share=0.2, seed=11)
+    try:
+        operator.use(proxy.kubeconfig)
+        operator.start()
+        plane.do("apply", "-f", "-", manifest=sample())
+        await_ready(plane)
+        fleet.demanded = 2 * GIB
+        wait_until(lambda: replicas(plane) == 3, "three workers")
+        operator.kill()
+        operator.start()
+        fleet.demanded = 0
+        wait_until(lambda: replicas(plane) == 1, "one worker again")
+        await_ready(plane)
+        assert len(snapshot(plane)) == 21
+        assert proxy.num_faults > 5
+    finally:
+        proxy.close()
+
+
+def test_two_operators_are_one_that_acts(world: World, tmp_path: Path) -> None:
+    plane, fleet, operator = world
+    gateway = StandInGateway(fleet)
+    second = Operator(plane, gateway, tmp_path / "second.log")
+    try:
+        operator.start()
+        second.start()
+        plane.do("apply", "-f", "-", manifest=sample())
+        await_ready(plane)
+        holder = plane.read("lease", "glinthawk-operator")["spec"]["holderIdentity"]
+        operator.kill()
+        fleet.demanded = 2 * GIB
+        wait_until(lambda: replicas(plane) == 3, "the other one acts, or goes on")
+        assert holder
+    finally:
+        second.close()
+        gateway.close()

@@ -75,7 +75,7 @@ COMPUTED_DEFAULTS = {
 }
 FOREIGN_OPTIONS = {
     *("--model", "--no-deps"),
-    *("--build-arg", "--force", "--output", "--previous", "--selector"),
+    *("--build-arg", "--force", "--output", "--previous", "--replicas", "--selector"),
 }
 """Of pip, vllm, docker and kubectl, which the pages also name."""
 

@@ -37,13 +37,6 @@ class ScaleUpSpec(Part):
     period_seconds: int = Field(
         default=15, ge=1, le=3600, description="Seconds from one step to the next."
     )
-    pending_timeout_seconds: int = Field(
-        default=300,
-        ge=10,
-        le=DAY_S,
-        description="Seconds after which a worker's pod that finds no node is no longer waited "
-        "for: scaling goes on with those that are there, and Degraded says so.",
-    )
 
 
 class ScaleDownSpec(Part):

@@ -3,7 +3,9 @@
 The same resource gives the same manifests; nothing here asks the cluster anything.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from glinthawk_operator.manifests.applied import stamp
 from glinthawk_operator.manifests.attention import build_attention
@@ -87,7 +89,7 @@ def desired(context: Context) -> Desired:
     )
 
 
-def template_hash(template: Manifest) -> str:
+def template_hash(template: Mapping[str, Any]) -> str:
     """Return the hash that a pod template, or a pod, carries; empty if it is none of ours."""
     annotations = template.get("metadata", {}).get("annotations", {})
     return str(annotations.get(TEMPLATE_ANNOTATION, ""))

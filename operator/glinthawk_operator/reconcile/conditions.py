@@ -6,11 +6,17 @@ from glinthawk_operator.autoscaler import Rules
 from glinthawk_operator.crd.spec import GlinthawkDeploymentSpec
 from glinthawk_operator.crd.status import Condition, ConditionState, ConditionType, find_condition
 from glinthawk_operator.manifests.names import ATTENTION, GATEWAY, STAGE
-from glinthawk_operator.reconcile.observed import Observed, PodView, format_time
+from glinthawk_operator.reconcile.observed import (
+    Observed,
+    PodView,
+    format_time,
+    parse_time,
+)
 from glinthawk_operator.reconcile.plan import Plan
 
 _UNITS = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"))
 MAX_MESSAGE = 1000
+_STUCK = "ProgressDeadlineExceeded"
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,8 @@ def _condition(
     kind: ConditionType, answer: _Answer, subject: Subject, before: tuple[Condition, ...]
 ) -> Condition:
     known = find_condition(before, kind)
+    if kind == "Progressing":
+        answer = _give_up(answer, subject, known)
     since = format_time(subject.observed.now_s)
     if known is not None and known.status == answer.status:
         since = known.last_transition_time
@@ -61,6 +69,20 @@ def _condition(
         reason=answer.reason,
         message=answer.message[:MAX_MESSAGE],
     )
+
+
+def _give_up(answer: _Answer, subject: Subject, known: Condition | None) -> _Answer:
+    """Return that a rollout is stuck, once it has made no end within its deadline."""
+    if answer.status != "True" or known is None:
+        return answer
+    deadline_s = subject.spec.progress_deadline_seconds
+    since_s = parse_time(known.last_transition_time) or subject.observed.now_s
+    is_same = known.observed_generation == subject.generation
+    is_over = known.status == "True" and subject.observed.now_s - since_s > deadline_s
+    if is_same and (is_over or known.reason == _STUCK):
+        message = f"not done within {deadline_s} s: {answer.message}; see Degraded"
+        return _Answer("False", _STUCK, message)
+    return answer
 
 
 def _ready(subject: Subject) -> _Answer:
@@ -111,7 +133,7 @@ def _progressing(subject: Subject) -> _Answer:
         )
     if not rollout.is_done:
         return _Answer(
-            "True", "RollingOut", f"{rollout.num_outdated} pods are of an earlier template"
+            "True", "RollingOut", f"{rollout.num_outdated} pods are still of an earlier template"
         )
     missing = _missing_pods(subject)
     if missing:

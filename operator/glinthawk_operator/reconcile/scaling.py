@@ -55,21 +55,22 @@ def plan_scaling(observed: Observed, wanted: int, drain_timeout_s: float) -> Sca
         if workload.replicas != wanted:
             actions.append(Scale(workload.name, wanted))
         return ScalingPlan(tuple(actions))
+    # Pods that were never made need no drain, and those that already go need no second order.
+    not_made = max(0, workload.replicas - len(pods))
+    already = max(0, len(pods) - workload.replicas)
+    to_drain = max(0, surplus - not_made)
     late = [pod for pod in marked if _is_late(observed, pod, drain_timeout_s)]
     leaving = _most_done_first(observed, [pod for pod in marked if pod not in late])
     actions = [action for pod in late for action in _give_up(observed, pod, drain_timeout_s)]
-    actions += [action for pod in leaving[surplus:] for action in _release(observed, pod)]
-    leaving = leaving[:surplus]
-    actions += _mark(observed, pods, surplus - len(leaving), drain_timeout_s)
+    actions += [action for pod in leaving[to_drain:] for action in _release(observed, pod)]
+    leaving = leaving[:to_drain]
+    actions += _mark(observed, pods, to_drain - len(leaving), drain_timeout_s)
     gone = 0
     for pod in leaving:
         if _may_go(observed, pod):
             gone += 1
         elif _state(observed, pod) == "active":
             actions.append(Drain(pod.name, drain_timeout_s * GATEWAY_SHARE))
-    # Pods that were never made need no drain, and those that already go need no second order.
-    not_made = max(0, workload.replicas - len(pods))
-    already = max(0, len(pods) - workload.replicas)
     lower_by = min(surplus, gone + not_made) - already
     if lower_by > 0:
         actions.append(Scale(workload.name, workload.replicas - lower_by))

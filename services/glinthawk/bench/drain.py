@@ -35,7 +35,7 @@ GOAL = 1.0
 
 _ENOUGH_S = 600.0
 _EVENTS_FIRST = 2
-_FIRST_ID, _NUM_IDS = 1000, 20000
+_FIRST_ID, _NUM_IDS = 5, 300
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ def _streams(
     threads = []
     for stream in streams:
         body = {
-            "model": "any",
+            "model": settings.model,
             "prompt": [_FIRST_ID + chance.randrange(_NUM_IDS) for _ in range(context)],
             "max_tokens": settings.tokens,
             "temperature": 0,

@@ -98,7 +98,11 @@ def send_pages(
     with open_channel(address) as channel:
         try:
             reply = pages_stub(channel).Send(
-                request, timeout=timeout_s, metadata=secret_metadata(secret)
+                request,
+                timeout=timeout_s,
+                # A single attempt to connect fails on a busy machine.
+                wait_for_ready=True,
+                metadata=secret_metadata(secret),
             )
         except grpc.RpcError as error:
             raise translate_rpc_error(error, address) from error

@@ -38,7 +38,7 @@ def test_a_header_is_48_bytes_and_comes_back() -> None:
 
 def test_the_layout_is_fixed() -> None:
     data = FULL.pack()
-    assert struct.unpack_from("<IBBBB", data) == (0x4B484C47, 2, 7, 1, 3)
+    assert struct.unpack_from("<IBBBB", data) == (0x4B484C47, 3, 7, 1, 3)
     assert struct.unpack_from("<IIIHHIQ", data, 8) == (0xFFFFFFFF, 2, 3, 0xFFFF, 0, 5, 1 << 20)
     assert data[36:] == bytes(12)
 
@@ -49,7 +49,7 @@ def test_the_layout_is_fixed() -> None:
         (0, 0, "does not speak"),
         (4, 9, "version 9"),
         (5, 0, "kind 0"),
-        (5, 13, "kind 13"),
+        (5, 15, "kind 15"),
         (6, 0x84, "flags 0x84"),
         (7, 4, "dtype 4"),
         (22, 1, "reserved"),

@@ -29,6 +29,9 @@ from glinthawk.gateway.http.app import build_app
 from glinthawk.gateway.http.limits import Accounts
 from glinthawk.gateway.http.server import HttpServer
 from glinthawk.gateway.http.services import HttpLimits, HttpServices
+from glinthawk.gateway.jobs.metrics import JobMetrics
+from glinthawk.gateway.jobs.runner import JobRunner
+from glinthawk.gateway.jobs.services import JobServices, JobSettings
 from glinthawk.gateway.keys import KeyRing, build_key_record
 from glinthawk.gateway.roster import WorkerEntry
 from glinthawk.gateway.store.interface import Store
@@ -180,9 +183,11 @@ def serve(
     keys: Mapping[str, str] | None = None,
     limits: HttpLimits = LIMITS,
     comment_every_s: float = 15.0,
+    job_clock: Callable[[], float] | None = None,
     **tls: Any,
 ) -> Iterator[Served]:
-    """Run a gateway on a free port of this machine. keys: names by key; None asks for none."""
+    """Run a gateway on a free port of this machine. keys: names by key; None asks for none.
+    job_clock: batches are run, and expire by it; None only records whom the API tells of them."""
     store = open_store(data_dir)
     for key, name in (keys or {}).items():
         store.add_key(build_key_record(name, key, now=0))
@@ -202,11 +207,16 @@ def serve(
     tiers.engine = engine
     generation.attach(engine)
     engine.worker_joined(WorkerEntry("w", 300 * GEOMETRY.page_bytes, epoch=1, instance="one"))
-    jobs = RecordedJobs()
+    jobs, runner = RecordedJobs(), None
+    if job_clock is not None:
+        runner = JobRunner(
+            JobServices(store, generation, JobMetrics(registry), now=job_clock),
+            JobSettings(limits.max_body_bytes, MODELS, read_ahead=8),
+        )
     services = HttpServices(
         generation,
         store,
-        jobs,
+        runner or jobs,
         None if keys is None else KeyRing(store),
         limits,
         model_names=MODELS,
@@ -219,6 +229,8 @@ def serve(
     thread = threading.Thread(target=engine.run, daemon=True)
     tiers.start()
     thread.start()
+    if runner is not None:
+        runner.start()
     server.start()
     scheme = "https" if tls else "http"
     url = f"{scheme}://127.0.0.1:{server.port}"
@@ -241,6 +253,8 @@ def serve(
             )
     finally:
         server.stop(1.0)
+        if runner is not None:
+            runner.stop()
         engine.stop()
         thread.join(WAIT_S)
         tiers.stop()
