@@ -9,17 +9,24 @@ secret, as a bearer token, and has a port of its own: users' keys are worth noth
 """
 
 import hmac
-from typing import Annotated, Any
+from collections.abc import Awaitable, Callable
+from typing import Any
 
-from fastapi import Depends, FastAPI, Header
+from fastapi import FastAPI
 from pydantic import BaseModel, Field
+from starlette.requests import Request
 from starlette.responses import Response
 
 from glinthawk import __version__
 from glinthawk.errors import PeerUnavailable, Unauthenticated
 from glinthawk.gateway.drain_book import DrainBook
 from glinthawk.gateway.engine import Engine
-from glinthawk.gateway.http.errors import Boundary, JsonAnswer, add_error_handlers
+from glinthawk.gateway.http.errors import (
+    Boundary,
+    JsonAnswer,
+    add_error_handlers,
+    build_error_answer,
+)
 from glinthawk.gateway.inspection import Inspector
 
 DEFAULT_DEADLINE_S = 300.0
@@ -83,25 +90,31 @@ def build_control_app(operations: Operations, secret: str | None) -> FastAPI:
         redirect_slashes=False,
     )
 
-    def guard(authorization: Annotated[str, Header()] = "") -> None:
-        shown = authorization.removeprefix("Bearer ").encode()
-        if secret is not None and not hmac.compare_digest(shown, secret.encode()):
-            raise Unauthenticated(
-                "the cluster's shared secret is missing or wrong: send it as a bearer token"
+    @app.middleware("http")
+    async def guard(
+        request: Request, proceed: Callable[[Request], Awaitable[Response]]
+    ) -> Response:
+        # Before routes: they read the body, which nobody without the secret may have us do.
+        shown = request.headers.get("authorization", "").removeprefix("Bearer ").encode()
+        is_guarded = secret is not None and request.url.path.startswith("/v1/")
+        if is_guarded and not hmac.compare_digest(shown, (secret or "").encode()):
+            return build_error_answer(
+                Unauthenticated(
+                    "the cluster's shared secret is missing or wrong: send it as a bearer token"
+                )
             )
+        return await proceed(request)
 
-    guarded = [Depends(guard)]
-
-    @app.get("/v1/inspection", summary="How the gateway stands", dependencies=guarded)
+    @app.get("/v1/inspection", summary="How the gateway stands")
     def inspect() -> JsonAnswer:
         return JsonAnswer(operations.inspect())
 
-    @app.put("/v1/workers/{name:path}/drain", summary="Drain a worker", dependencies=guarded)
+    @app.put("/v1/workers/{name:path}/drain", summary="Drain a worker")
     def drain(name: str, request: DrainRequest) -> JsonAnswer:
         operations.drain(name, request.deadline_s)
         return JsonAnswer({"worker": name, "deadline_s": request.deadline_s}, status_code=202)
 
-    @app.delete("/v1/workers/{name:path}/drain", summary="Take a drain back", dependencies=guarded)
+    @app.delete("/v1/workers/{name:path}/drain", summary="Take a drain back")
     def cancel_drain(name: str) -> Response:
         operations.cancel_drain(name)
         return Response(status_code=204)

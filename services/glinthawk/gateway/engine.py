@@ -23,7 +23,13 @@ from typing import Protocol
 
 from glinthawk.core.ids import LaneId
 from glinthawk.core.step import SampledToken, StepPlan, StepResult
-from glinthawk.errors import GlinthawkError, InvalidRequest, NotFound, PeerUnavailable
+from glinthawk.errors import (
+    GlinthawkError,
+    InvalidRequest,
+    InvariantBroken,
+    NotFound,
+    PeerUnavailable,
+)
 from glinthawk.gateway.conversation import Listener, OpenRequest
 from glinthawk.gateway.detokenize import ChoiceResult
 from glinthawk.gateway.evacuation import Copier, Evacuation
@@ -213,6 +219,10 @@ class Engine:
                 pass
         except GlinthawkError as error:
             self._fail(error)
+        except Exception as error:
+            log.error("engine_defect", exc_info=error)
+            name = type(error).__name__
+            self._fail(InvariantBroken(f"a defect of the engine ({name}); its log says where"))
 
     def _turn(self) -> bool:
         """Take all events that are there, plan, then look at text. False: the end."""

@@ -1,7 +1,12 @@
-"""Structured logs: an event name and fields, one line per change of state, on stderr."""
+"""Structured logs: an event name and fields, one line per change of state, on stderr.
+
+Of an exception a line has the type and the place, never the text or variables: those may hold a
+prompt.
+"""
 
 import logging
 import sys
+import traceback
 from enum import StrEnum
 from typing import TextIO
 
@@ -11,6 +16,7 @@ from structlog.typing import EventDict, FilteringBoundLogger, Processor, Wrapped
 from glinthawk.errors import InvalidConfig
 
 LEVELS = ("debug", "info", "warning", "error")
+_MAX_FRAMES = 8
 
 
 class LogFormat(StrEnum):
@@ -46,6 +52,7 @@ def configure_logging(
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             _identify(role, name),
+            _place_exception,
             *_build_renderers(LogFormat(log_format), output),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
@@ -63,6 +70,21 @@ def get_logger(component: str) -> FilteringBoundLogger:
     return logger
 
 
+def describe_exception(error: BaseException) -> tuple[str, list[str]]:
+    """Return an exception's type, and the places that it came through, innermost last."""
+    frames = traceback.extract_tb(error.__traceback__)[-_MAX_FRAMES:]
+    return type(error).__name__, [
+        f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames
+    ]
+
+
+def _place_exception(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    error = event.pop("exc_info", None)
+    if isinstance(error, BaseException):
+        event["defect"], event["where"] = describe_exception(error)
+    return event
+
+
 def _identify(role: str, name: str) -> Processor:
     def add_identity(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
         event.setdefault("role", role)
@@ -75,4 +97,4 @@ def _identify(role: str, name: str) -> Processor:
 def _build_renderers(log_format: LogFormat, output: TextIO) -> list[Processor]:
     if log_format is LogFormat.CONSOLE:
         return [structlog.dev.ConsoleRenderer(colors=output.isatty())]
-    return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    return [structlog.processors.JSONRenderer()]

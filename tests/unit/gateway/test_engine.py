@@ -215,3 +215,12 @@ def test_a_listener_hears_the_whole_text_of_each_choice_and_its_end_once() -> No
         ends = [delta.finish_reason for delta in deltas]
         assert ends[:-1] == [None] * (len(deltas) - 1)
         assert ends[-1] is results[place].finish_reason
+
+
+def test_a_defect_ends_the_engine_and_says_so() -> None:
+    def confuse(engine: Engine) -> None:
+        engine.submit(1, None)  # type: ignore[arg-type]
+
+    _, engine, _ = run_engine([completion_of(b"abc")], Tiers(b"a", 3), confuse)
+    assert isinstance(engine.failure, InvariantBroken)
+    assert "AttributeError" in str(engine.failure)

@@ -4,6 +4,7 @@ import io
 import json
 from dataclasses import replace
 
+import httpx
 import pytest
 from fastapi import FastAPI
 from rich.console import Console
@@ -140,3 +141,11 @@ def test_another_server_is_not_taken_for_a_gateway() -> None:
         pytest.raises(InvariantBroken, match="control API"),
     ):
         client.inspect()
+
+
+def test_without_the_secret_no_body_is_read() -> None:
+    app = build_control_app(Operations(EMPTY), "the secret")  # type: ignore[arg-type]
+    with serve(app) as url:
+        answer = httpx.put(f"{url}/v1/workers/w/drain", content=b"no json", timeout=60.0)
+    assert answer.status_code == 401
+    assert "shared secret" in answer.json()["error"]["message"]

@@ -32,11 +32,21 @@ def test_a_json_line_has_event_fields_and_identity() -> None:
     }
 
 
-def test_an_exception_becomes_one_json_line() -> None:
+def fail(prompt: str) -> None:
+    raise ValueError(f"cannot read {prompt}")
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_of_an_exception_type_and_place_are_logged_and_no_prompt(log_format: str) -> None:
     stream = io.StringIO()
-    configure_logging("info", "json", role="stage", name="s", stream=stream)
-    get_logger("x").error("failed", exc_info=ValueError("reason"))
-    assert "ValueError: reason" in json.loads(stream.getvalue())["exception"]
+    configure_logging("info", log_format, role="stage", name="s", stream=stream)
+    with pytest.raises(ValueError, match="cannot read") as caught:
+        fail("a secret prompt")
+    get_logger("x").error("failed", exc_info=caught.value)
+    assert len(stream.getvalue().splitlines()) == 1
+    assert "ValueError" in stream.getvalue()
+    assert "test_logging.py" in stream.getvalue()
+    assert "secret prompt" not in stream.getvalue()
 
 
 def test_lines_below_the_level_are_not_written() -> None:

@@ -7,7 +7,6 @@ header x-request-id, and so does what the log says of a call that failed. Nothin
 accident shows its text to a caller or in a log, for it may hold a prompt.
 """
 
-import traceback
 import uuid
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -25,7 +24,7 @@ from glinthawk.errors import GlinthawkError, InvalidRequest, InvariantBroken
 from glinthawk.gateway.bodies import build_error_body, encode_json_line
 from glinthawk.gateway.fields import shown
 from glinthawk.gateway.http.metrics import find_route
-from glinthawk.telemetry.logging import get_logger
+from glinthawk.telemetry.logging import describe_exception, get_logger
 
 log = get_logger("gateway.http")
 
@@ -156,13 +155,13 @@ class Boundary:
         except ClientDisconnect:
             return  # nobody is left to answer
         except Exception as error:  # noqa: BLE001 - the server's boundary
-            frames = traceback.extract_tb(error.__traceback__)[-4:]
+            name, where = describe_exception(error)
             log.error(
                 "http_call_failed",
                 route=find_route(scope),
                 request_id=request_id,
-                error=type(error).__name__,
-                where=[f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames],
+                error=name,
+                where=where,
             )
             if not is_started:  # else the server cuts the connection, so that it is no whole answer
                 defect = InvariantBroken(

@@ -161,7 +161,7 @@ class Chores:
             doing=str(chore.kind),
             attempt=chore.num_failures,
             again_in_s=pause_s,
-            error=str(event.error),
+            error=str(event.error) if is_ours else type(event.error).__name__,
             exc_info=None if is_ours else event.error,
         )
         self.look()
