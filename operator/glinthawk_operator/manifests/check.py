@@ -34,7 +34,7 @@ def build_check(context: Context, component: str) -> Manifest:
         "name": CHECK,
         "image": image,
         "imagePullPolicy": tier.image_pull_policy,
-        "command": ["glinthawk", "version", "--output", "/dev/termination-log"],
+        "command": ["glinthawk", "version", "--protocol", "--output", "/dev/termination-log"],
         "env": [{"name": "HOME", "value": "/tmp"}, {"name": "USER", "value": "glinthawk"}],
         "resources": _RESOURCES,
         "securityContext": SECURITY,
