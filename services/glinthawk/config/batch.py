@@ -20,6 +20,7 @@ from glinthawk.config.fields import (
     MaxLaneRows,
     MaxSequenceLength,
     MetricsPort,
+    MinLaneRows,
     Model,
     OutputFile,
     Overwrite,
@@ -67,13 +68,7 @@ class BatchConfig(Config):
     )
     prefill_tokens: PrefillTokens = 1024
     max_lane_rows: MaxLaneRows = 256
-    min_lane_rows: int | None = Field(
-        default=None,
-        ge=1,
-        le=65536,
-        description="Sequences that each lane must have before a worker opens another one; the "
-        "default is 16 with --listen, and 256 where all share this machine's cores.",
-    )
+    min_lane_rows: MinLaneRows = None
     lanes: Lanes = None
     summary: Path | None = Field(
         default=None, description="Also write the closing figures to this file, as JSON."

@@ -87,17 +87,23 @@ PrefillTokens = Annotated[
 MaxLaneRows = Annotated[int, Field(ge=1, le=65536, description="Sequences of one lane.")]
 
 MinLaneRows = Annotated[
-    int,
+    int | None,
     Field(
         ge=1,
         le=65536,
-        description="Sequences that each lane must have before a worker opens another one.",
+        description="Sequences that each lane must have before a worker opens another one; the "
+        "default is 16 where members have machines of their own, 32 where they share one.",
     ),
 ]
 
 Lanes = Annotated[
     int | None,
-    Field(ge=2, le=4096, description="Lanes in flight; the default is two a stage."),
+    Field(
+        ge=2,
+        le=4096,
+        description="Lanes in flight; the default is two a stage, and where all share a machine "
+        "one for each segment that its stages compute at a time, and two.",
+    ),
 ]
 
 # --- the process

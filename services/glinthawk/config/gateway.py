@@ -71,7 +71,7 @@ class GatewayConfig(Config):
     transport: FrameTransport = "auto"
     prefill_tokens: PrefillTokens = 1024
     max_lane_rows: MaxLaneRows = 256
-    min_lane_rows: MinLaneRows = 16
+    min_lane_rows: MinLaneRows = None
     lanes: Lanes = None
     secret_file: SecretFile = None
     keys: Literal["auto", "on", "off"] = Field(
@@ -143,7 +143,6 @@ class GatewayConfig(Config):
 class UpConfig(GatewayConfig):
     """A gateway with stages and attention workers of its own, on this machine."""
 
-    min_lane_rows: MinLaneRows = 256
     attention_workers: AttentionWorkers = 1
     kv_memory: KvMemory = DEFAULT_KV_MEMORY
     threads: RoleThreads = None

@@ -28,6 +28,7 @@ from glinthawk.gateway.batch_input import check_paths, read_input, summarize_inp
 from glinthawk.gateway.batch_output import OutputFile
 from glinthawk.gateway.engine import Completion, Engine
 from glinthawk.gateway.interrupts import Interrupted, signals_as_interrupts
+from glinthawk.gateway.lane_settings import choose_lanes
 from glinthawk.gateway.launcher import Launcher
 from glinthawk.gateway.progress import (
     ProgressReporter,
@@ -37,7 +38,7 @@ from glinthawk.gateway.progress import (
 from glinthawk.gateway.requests import BatchLine, ModelContext, RefusedLine, parse_request
 from glinthawk.gateway.roster import smallest_page_bytes
 from glinthawk.gateway.sidecar import RunIdentity
-from glinthawk.gateway.tiers import LaneSettings, Tiers, TiersSettings
+from glinthawk.gateway.tiers import Tiers, TiersSettings
 from glinthawk.models.config import ModelConfig
 from glinthawk.models.hf_tokenizer import load_tokenizer
 from glinthawk.models.load import load_config
@@ -52,10 +53,6 @@ log = get_logger("gateway.batch")
 
 READ_AHEAD_SEQUENCES = 1024
 """Sequences that are admitted or wait at once: enough to fill the lanes, few enough to hold."""
-
-APART_LANE_ROWS = 16
-SHARED_LANE_ROWS = 256
-"""Sequences of a lane from which on a worker opens another, on machines of their own or not."""
 
 CHILD_END_S = 1.0
 """How long a process of ours, whose connection broke, is given to end before it is judged."""
@@ -185,22 +182,11 @@ class _BatchRun:
             num_workers=config.attention_workers,
             kv_dtype=_kv_dtype(config),
             max_sequence_length=self._max_sequence_length,
-            lanes=LaneSettings(
-                num_lanes=config.lanes or max(2, 2 * config.stages),
-                max_lane_rows=config.max_lane_rows,
-                min_lane_rows=config.min_lane_rows or self._default_lane_rows,
-                prefill_tokens=config.prefill_tokens,
-            ),
+            lanes=choose_lanes(config),
             transport=config.transport,
             secret=config.secret,
             survives=False,
         )
-
-    @property
-    def _default_lane_rows(self) -> int:
-        """Where stage and worker share cores, a second lane overlaps nothing: its threads and the
-        first one's wait for each other, and each product has half of the rows."""
-        return SHARED_LANE_ROWS if self._config.listen is None else APART_LANE_ROWS
 
     def _identity(self, input_sha256: str) -> RunIdentity:
         config = self._config

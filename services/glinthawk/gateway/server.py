@@ -34,11 +34,12 @@ from glinthawk.gateway.jobs.metrics import JobMetrics
 from glinthawk.gateway.jobs.runner import JobRunner
 from glinthawk.gateway.jobs.services import JobServices, JobSettings
 from glinthawk.gateway.keys import KeyRing
+from glinthawk.gateway.lane_settings import choose_lanes
 from glinthawk.gateway.launcher import Launcher
 from glinthawk.gateway.requests import ModelContext
 from glinthawk.gateway.store.interface import Store
 from glinthawk.gateway.store.sql import open_store
-from glinthawk.gateway.tiers import LaneSettings, Tiers, TiersSettings
+from glinthawk.gateway.tiers import Tiers, TiersSettings
 from glinthawk.models.config import ModelConfig
 from glinthawk.models.hf_tokenizer import load_tokenizer
 from glinthawk.models.load import load_config
@@ -281,12 +282,7 @@ class _Gateway:
             num_workers=0,
             kv_dtype=None if config.kv_dtype == "auto" else DType.parse(config.kv_dtype),
             max_sequence_length=self._max_sequence_length,
-            lanes=LaneSettings(
-                num_lanes=config.lanes or max(2, 2 * config.stages),
-                max_lane_rows=config.max_lane_rows,
-                min_lane_rows=config.min_lane_rows,
-                prefill_tokens=config.prefill_tokens,
-            ),
+            lanes=choose_lanes(config),
             transport=config.transport,
             secret=config.secret,
             survives=True,

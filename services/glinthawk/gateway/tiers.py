@@ -16,6 +16,7 @@ from glinthawk.core.step import StepPlan
 from glinthawk.errors import GlinthawkError, PeerUnavailable
 from glinthawk.gateway.cluster import Cluster, ClusterEvents
 from glinthawk.gateway.engine import Completion, Engine
+from glinthawk.gateway.lane_settings import LaneSettings
 from glinthawk.gateway.roster import Roster, WorkerEntry
 from glinthawk.gateway.workers import WorkerState
 from glinthawk.models.config import ModelConfig
@@ -31,16 +32,6 @@ DIAL_S = 5.0
 CONNECT_S = 60.0
 
 STOP_S = 5.0
-
-
-@dataclass(frozen=True)
-class LaneSettings:
-    """Sizes of lanes and steps, as `SchedulerConfig` explains them."""
-
-    num_lanes: int
-    max_lane_rows: int
-    min_lane_rows: int
-    prefill_tokens: int
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,12 @@
-"""The stage's compute thread: takes events, chooses the next segment, runs it.
+"""The stage's main thread: takes events, chooses the next segment, has it computed.
 
-    reader threads --events--> [ loop: choose_segment -> runner ] --outboxes--> workers,
-                                                                     next stage, gateway
+    reader threads --events--> [ loop: choose_segment -> crew ] --outboxes--> workers,
+                                                                   next stage, gateway
 
-All state of steps belongs to this thread. Readers only receive into buffers and post events;
-outboxes only send. It knows no sockets and no grpc.
+All state of steps belongs to this thread; what a segment changes of its steps belongs to the
+crew while it runs. Readers only receive into buffers and post events; outboxes only send. It
+knows no sockets and no grpc. Events that change who is there (views, links, the gateway) are
+handled between segments, when none runs.
 
 A decode step visits every layer twice: `before_attention(l)` sends q, k, v to the worker of its
 lane, and when o has come back `after_attention(l)` and `before_attention(l + 1)` run as one
@@ -14,14 +16,17 @@ attention here, ships K and V, and gives way to decode after each layer.
 
 import queue
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 
 import torch
 
 from glinthawk.core.step import StepKind
-from glinthawk.errors import GlinthawkError, InvariantBroken
+from glinthawk.errors import GlinthawkError
 from glinthawk.scheduler import choose_segment
+from glinthawk.stage.crew import Crew, SegmentEnded
 from glinthawk.stage.exits import Exits
+from glinthawk.stage.lanes import Lanes
 from glinthawk.stage.prefill import PrefillAttention
 from glinthawk.stage.routes import Fate, Routes
 from glinthawk.stage.runner import SegmentRunner
@@ -39,7 +44,6 @@ from glinthawk.stage.work import (
     Stop,
     ViewChanged,
     WorkerAnswered,
-    row_positions,
 )
 from glinthawk.telemetry.logging import get_logger
 from glinthawk.telemetry.metrics import ServiceMetrics
@@ -50,7 +54,12 @@ log = get_logger("stage.loop")
 
 
 class StageLoop:
-    """Runs the steps of one stage. `tail` is None on all stages but the last."""
+    """Runs the steps of one stage.
+
+    tail: None on all stages but the last. max_rows: rows that a segment merges at most.
+    num_hands: segments that are computed beside each other; num_threads: the threads that
+    they share.
+    """
 
     def __init__(
         self,
@@ -60,20 +69,24 @@ class StageLoop:
         *,
         max_rows: int,
         metrics: ServiceMetrics,
+        num_hands: int = 1,
+        num_threads: int = 1,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._runner = runner
-        self._segments = Segments(runner, prefill, clock)
+        hands = [Segments(runner, prefill, clock)]
+        hands += [Segments(runner.twin(), prefill.twin(), clock) for _ in range(1, num_hands)]
+        self._segments = hands[0]
         self._exits = Exits(tail, metrics)
         self._max_rows = max_rows
         self._metrics = metrics
         self._clock = clock
-        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self._passages: dict[int, Passage] = {}
-        self._ready: dict[int, Passage] = {}
+        self._events: queue.SimpleQueue[Event | SegmentEnded] = queue.SimpleQueue()
+        self._deferred: deque[Event] = deque()
+        self._crew = Crew(hands, self._compute, self._events.put, num_threads=num_threads)
+        self._lanes = Lanes(runner.last_layer)
         self._routes = Routes()
         self._early: list[StepArrived] = []
-        self._order = 0
         self._prefill_first = False
         self.busy_s = 0.0
 
@@ -85,40 +98,42 @@ class StageLoop:
 
     def receive_buffer(self, worker: str, header: FrameHeader) -> memoryview | None:
         """Return where a worker's OUTPUT belongs, or None for a frame that nobody awaits."""
-        passage = self._passages.get(header.lane)
-        if (
-            passage is None
-            or header.kind is not FrameKind.OUTPUT
-            or passage.worker.peer != worker
-            or (passage.epoch, passage.plan.step) != (header.epoch, header.step)
-            or passage.layer != header.layer + 1
-            or not passage.is_waiting
-        ):
-            return None
-        buffer = passage.output_bytes()
-        return buffer if buffer.nbytes == header.payload_bytes else None
+        return self._lanes.receive_buffer(worker, header)
 
     # --- the loop
 
     def run(self) -> None:
         """Serve until `Stop` is posted."""
         with torch.inference_mode():
-            while True:
-                try:
-                    event = self._events.get(block=not self._ready)
-                except queue.Empty:
-                    self._run_segment()
-                    continue
-                if isinstance(event, Stop):
-                    return
-                self._handle(event)
+            while not isinstance(event := self._next_event(), Stop):
+                if isinstance(event, SegmentEnded):
+                    self._settle(event)
+                elif event is not None:
+                    self._handle(event)
+                else:
+                    self._start_segment()
+        self._crew.close()
+
+    def _next_event(self) -> Event | SegmentEnded | None:
+        """Return the next event; None where a segment can start instead of waiting for one."""
+        if self._deferred:
+            return self._deferred.popleft()
+        try:
+            return self._events.get(block=not (self._lanes.has_ready and self._crew.has_free))
+        except queue.Empty:
+            return None
 
     def _handle(self, event: Event) -> None:
         if isinstance(event, StepArrived):
             self._begin(event)
         elif isinstance(event, WorkerAnswered):
             self._take_answer(event)
-        elif isinstance(event, GatewayConnected):
+        else:
+            self._finish_segments()
+            self._change(event)
+
+    def _change(self, event: Event) -> None:
+        if isinstance(event, GatewayConnected):
             self._exits.gateway = event.outbox
             self._close_if_cut_off()
         elif isinstance(event, GatewayLost):
@@ -127,6 +142,15 @@ class StageLoop:
             self._end_run()
         elif isinstance(event, ViewChanged | LinkUp | LinkLost):
             self._change_routes(event)
+
+    def _finish_segments(self) -> None:
+        """Wait until no segment runs; what else happens meanwhile is handled afterwards."""
+        while not self._crew.is_idle:
+            event = self._events.get()
+            if isinstance(event, SegmentEnded):
+                self._settle(event)
+            else:
+                self._deferred.append(event)
 
     # --- events
 
@@ -146,16 +170,16 @@ class StageLoop:
 
     def _forget_worker(self, worker: str) -> None:
         """Drop what belongs to a worker's past epoch; the gateway has counted it as lost."""
-        for passage in [p for p in self._passages.values() if p.plan.worker == worker]:
-            self._drop(passage)
+        for passage in self._lanes.of_worker(worker):
+            self._lanes.drop(passage)
         self._exits.forget_worker(worker)
 
     def _lose_link(self, event: LinkLost) -> None:
         self._routes.link_lost(event)
         log.warning("link_lost", peer=event.member.name, reason=str(event.error))
         self._close_if_cut_off()
-        for passage in [p for p in self._passages.values() if p.plan.worker == event.member.name]:
-            self._drop(passage)
+        for passage in self._lanes.of_worker(event.member.name):
+            self._lanes.drop(passage)
             self._exits.fail(self._segments.header(passage, FrameKind.FAILED), event.error)
 
     def _close_if_cut_off(self) -> None:
@@ -169,14 +193,12 @@ class StageLoop:
             return
         log.warning("gateway_connection_lost", reason=event.reason)
         self._exits.gateway = None
-        self._passages.clear()
-        self._ready.clear()
+        self._lanes.clear()
 
     def _end_run(self) -> None:
         self._routes = Routes()
         self._early.clear()
-        self._passages.clear()
-        self._ready.clear()
+        self._lanes.clear()
         self._exits.end_run()
 
     def _begin(self, event: StepArrived) -> None:
@@ -193,18 +215,8 @@ class StageLoop:
             return
         worker = self._routes.outbox(plan.worker)
         self._prefill_first = bool(header.flags & FrameFlags.PREFILL_FIRST)
-        positions = torch.from_numpy(row_positions(plan)).to(self._runner.device)
-        passage = Passage(
-            plan=plan,
-            epoch=header.epoch,
-            worker=worker,
-            layer=self._runner.first_layer,
-            residual=self._first_residual(event),
-            positions=positions,
-            output=self._output_buffer(plan.kind, plan.num_rows),
-            is_composed=not self._runner.is_first,
-        )
-        self._passages[plan.lane] = passage
+        passage = self._segments.open(event, worker)
+        self._lanes.add(passage)
         if self._runner.is_first:
             composition = encode_step(plan, include_tokens_and_registrations=False)
             worker.post(self._segments.header(passage, FrameKind.COMPOSE), composition)
@@ -212,103 +224,73 @@ class StageLoop:
             passage.layer = self._runner.last_layer
         for layer in range(passage.layer, passage.layer + FETCH_AHEAD):
             self._segments.fetch(passage, layer)
-        self._mark_ready(passage)
-
-    def _first_residual(self, event: StepArrived) -> torch.Tensor:
-        plan = event.plan
-        if self._runner.is_first:
-            tokens = torch.from_numpy(plan.tokens.astype("int64")).to(self._runner.device)
-            return self._runner.embed(tokens)
-        if event.activations is None:
-            return torch.empty(0, self._runner.hidden_size, device=self._runner.device)
-        residual = torch.frombuffer(event.activations, dtype=torch.float32)
-        return residual.view(plan.num_rows, self._runner.hidden_size).to(self._runner.device)
-
-    def _output_buffer(self, kind: StepKind, rows: int) -> torch.Tensor | None:
-        if kind is not StepKind.DECODE:
-            return None
-        return torch.empty(
-            rows,
-            self._runner.output_width,
-            dtype=self._runner.activation_dtype,
-            pin_memory=self._runner.device.type == "cuda",
-        )
+        self._lanes.look_at(passage)
 
     def _take_answer(self, event: WorkerAnswered) -> None:
         header = event.header
-        passage = self._passages.get(header.lane)
-        if passage is None or (passage.epoch, passage.plan.step) != (header.epoch, header.step):
+        passage = self._lanes.find(header)
+        if passage is None:
             self._metrics.dropped_frames.inc()
             return
         if header.kind is FrameKind.FAILED:
-            self._drop(passage)
+            self._lanes.drop(passage)
             self._exits.pass_failure(header, event.payload)
         elif header.kind is FrameKind.COMPOSED:
             passage.is_composed = True
-            self._mark_ready(passage)
+            self._lanes.look_at(passage)
         elif header.kind is FrameKind.FETCHED:
             passage.fetched[header.layer] = event.payload
-            self._mark_ready(passage)
+            self._lanes.look_at(passage)
         elif passage.is_waiting and header.layer + 1 == passage.layer:
             passage.is_waiting = False
             self._metrics.transfer_seconds.observe(self._clock() - passage.sent_at)
-            self._mark_ready(passage)
+            self._lanes.look_at(passage)
 
     # --- segments
 
-    def _mark_ready(self, passage: Passage) -> None:
-        """Put a step among the ready ones if nothing that it needs is missing."""
-        last = self._runner.last_layer
-        if passage.is_waiting or (passage.layer >= last and not passage.is_composed):
-            return
-        awaits_fetch = passage.num_earlier_rows > 0 and passage.layer < last
-        if awaits_fetch and passage.layer not in passage.fetched:
-            return
-        if passage.plan.lane not in self._ready:
-            self._order += 1
-            passage.order = self._order
-            self._ready[passage.plan.lane] = passage
-
-    def _run_segment(self) -> None:
-        started = self._clock()
+    def _start_segment(self) -> None:
         items = choose_segment(
-            [passage.ready_item() for passage in self._ready.values()],
-            max_rows=self._max_rows,
+            self._lanes.ready_items(),
+            max_rows=self._rows_to_merge(),
             prefill_first=self._prefill_first,
         )
-        chosen = [self._ready.pop(item.lane) for item in items]
-        try:
-            self._run(chosen)
-        except GlinthawkError as error:
-            self._fail_all(chosen, error)
-        except RuntimeError as error:
-            # torch has no other error: out of memory, above all.
-            self._fail_all(chosen, InvariantBroken(f"a segment failed: {error}"))
-        elapsed = self._clock() - started
-        self._metrics.segment_seconds.observe(elapsed)
-        self._metrics.stage_busy_seconds.inc(elapsed)
-        self.busy_s += elapsed
+        num_lanes = len(self._lanes)
+        chosen = self._lanes.take(items)
         if chosen[0].plan.kind is StepKind.DECODE:
             self._metrics.batch_rows.observe(sum(item.rows for item in items))
+        self._crew.start(chosen, num_lanes=num_lanes)
 
-    def _run(self, chosen: Sequence[Passage]) -> None:
+    def _rows_to_merge(self) -> int:
+        """Return the rows of a segment that leave each hand a lane, and one on its way."""
+        if self._crew.size == 1:
+            return self._max_rows
+        return min(self._max_rows, -(-self._lanes.num_decode_rows // (self._crew.size + 1)))
+
+    def _compute(self, segments: Segments, chosen: Sequence[Passage]) -> None:
+        """Run a segment, on whichever thread computes it."""
         kind = chosen[0].plan.kind
         is_leaving = chosen[0].layer == self._runner.last_layer
         if kind is StepKind.DECODE:
-            self._segments.decode(chosen)
+            segments.decode(chosen)
         elif kind is StepKind.PREFILL and not is_leaving:
-            self._segments.prefill(chosen[0])
-            self._mark_ready(chosen[0])
+            segments.prefill(chosen[0])
         if is_leaving:
-            for passage in chosen:
-                del self._passages[passage.plan.lane]
             self._exits.leave(chosen, prefill_first=self._prefill_first)
+
+    def _settle(self, ended: SegmentEnded) -> None:
+        """Count a segment that ended; its steps that have their answer already are ready."""
+        self._crew.release(ended.hand)
+        self._metrics.segment_seconds.observe(ended.elapsed_s)
+        self._metrics.stage_busy_seconds.inc(ended.busy_s)
+        self.busy_s += ended.busy_s
+        if ended.error is not None:
+            self._fail_all(ended.passages, ended.error)
+            return
+        for passage in ended.passages:
+            passage.is_running = False
+            self._lanes.look_at(passage)
 
     def _fail_all(self, passages: Sequence[Passage], error: GlinthawkError) -> None:
         for passage in passages:
-            self._drop(passage)
+            self._lanes.drop(passage)
             self._exits.fail(self._segments.header(passage, FrameKind.FAILED), error)
-
-    def _drop(self, passage: Passage) -> None:
-        self._passages.pop(passage.plan.lane, None)
-        self._ready.pop(passage.plan.lane, None)

@@ -9,10 +9,18 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from glinthawk.core.step import StepKind, StepPlan
 from glinthawk.stage.prefill import PrefillAttention
 from glinthawk.stage.runner import SegmentRunner
-from glinthawk.stage.work import Passage, host_copy, tensor_bytes
+from glinthawk.stage.work import (
+    Passage,
+    StepArrived,
+    host_copy,
+    row_positions,
+    tensor_bytes,
+)
 from glinthawk.wire.frames import FrameHeader, FrameKind
+from glinthawk.wire.outbox import Outbox
 
 FETCH_AHEAD = 2
 """Layers that a prompt's next chunk asks for earlier K and V ahead of their use."""
@@ -30,6 +38,20 @@ class Segments:
         self._runner = runner
         self._prefill = prefill
         self._clock = clock
+
+    def open(self, event: StepArrived, worker: Outbox) -> Passage:
+        """Return a step that has come, at this stage's first layer, with memory for its answer."""
+        runner, plan = self._runner, event.plan
+        return Passage(
+            plan=plan,
+            epoch=event.header.epoch,
+            worker=worker,
+            layer=runner.first_layer,
+            residual=self._first_residual(event),
+            positions=torch.from_numpy(row_positions(plan)).to(runner.device),
+            output=self._output_buffer(plan),
+            is_composed=not runner.is_first,
+        )
 
     def decode(self, chosen: Sequence[Passage]) -> None:
         """Take decode steps that are ready at one layer through their next segment."""
@@ -82,6 +104,26 @@ class Segments:
             layer=layer,
             rows=passage.plan.num_rows if rows is None else rows,
             dtype=self._runner.wire_dtype,
+        )
+
+    def _first_residual(self, event: StepArrived) -> torch.Tensor:
+        runner, plan = self._runner, event.plan
+        if runner.is_first:
+            return runner.embed(torch.from_numpy(plan.tokens.astype("int64")).to(runner.device))
+        if event.activations is None:
+            return torch.empty(0, runner.hidden_size, device=runner.device)
+        residual = torch.frombuffer(event.activations, dtype=torch.float32)
+        return residual.view(plan.num_rows, runner.hidden_size).to(runner.device)
+
+    def _output_buffer(self, plan: StepPlan) -> torch.Tensor | None:
+        if plan.kind is not StepKind.DECODE:
+            return None
+        runner = self._runner
+        return torch.empty(
+            plan.num_rows,
+            runner.output_width,
+            dtype=runner.activation_dtype,
+            pin_memory=runner.device.type == "cuda",
         )
 
 

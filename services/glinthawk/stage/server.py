@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from prometheus_client import CollectorRegistry
 
 from glinthawk.config import StageConfig
+from glinthawk.config.machine import count_segments
 from glinthawk.errors import InvalidConfig
 from glinthawk.models.config import ModelConfig
 from glinthawk.models.load import load_config
@@ -112,9 +113,13 @@ class _StageRole(Role):
         self._loop = StageLoop(
             runner,
             PrefillAttention(model, policy),
-            Tail(runner, Sampler(model.vocab_size, policy.device)) if runner.is_last else None,
+            Tail(runner.twin(), Sampler(model.vocab_size, policy.device))
+            if runner.is_last
+            else None,
             max_rows=config.max_rows,
             metrics=metrics,
+            num_hands=count_segments(config.threads) if policy.device.type == "cpu" else 1,
+            num_threads=config.threads,
         )
         self._links = StageLinks(
             config.name,
