@@ -49,7 +49,7 @@ NEXT = Member(Role.STAGE, "s1", "c:1", 2, 3, epoch=2)
 class Stage:
     """A loop on its thread, with a gateway and two workers at the far ends."""
 
-    def __init__(self, *, last_layer: int = 3) -> None:
+    def __init__(self, *, last_layer: int = 3, num_hands: int = 1) -> None:
         model, config = build_reference("llama")
         weights = build_weights(model, 0, last_layer)
         runner = SegmentRunner(config, weights, FLOAT32, num_positions=64)
@@ -60,6 +60,8 @@ class Stage:
             Tail(runner, self.sampler) if runner.is_last else None,
             max_rows=64,
             metrics=ServiceMetrics(CollectorRegistry()),
+            num_hands=num_hands,
+            num_threads=num_hands,
         )
         self.gateway = Link("gateway")
         self.links = {member: Link(member.name) for member in (W0, W1, NEXT)}
@@ -104,9 +106,9 @@ class Stage:
         return header.step, decode_failure(payload)
 
 
-@pytest.fixture
-def stage() -> Iterator[Stage]:
-    stage = Stage()
+@pytest.fixture(params=[1, 3], ids=["on the loop's thread", "on three threads"])
+def stage(request: pytest.FixtureRequest) -> Iterator[Stage]:
+    stage = Stage(num_hands=request.param)
     yield stage
     stage.close()
 
