@@ -30,7 +30,7 @@ class ModelStore(Store):
         self._folder = folder
         self._clock = clock
         self._numbers = itertools.count(1)
-        self._epochs = itertools.count(1)
+        self._epoch = 0
         self.files: dict[str, FileRecord] = {}
         self.contents: dict[str, bytes] = {}
         self.batches: dict[str, BatchRecord] = {}
@@ -193,8 +193,9 @@ class ModelStore(Store):
                 return self.keys[index]
         raise NotFound(name)
 
-    def next_epoch(self) -> int:
-        return next(self._epochs)
+    def reserve_epochs(self, count: int) -> int:
+        self._epoch += count
+        return self._epoch - count + 1
 
     def close(self) -> None:
         pass

@@ -132,7 +132,7 @@ class Deployment:
             settings,
             self.server,
             load_tokenizer(files),
-            next_epoch=self._next_epoch,
+            reserve_epochs=self._reserve_epochs,
             on_done=self._on_done,
             metrics=ServiceMetrics(CollectorRegistry()),
         )
@@ -214,10 +214,10 @@ class Deployment:
         self._processes.append(Process(role, name, self.server.address, log, *options))
         return self._processes[-1]
 
-    def _next_epoch(self) -> int:
+    def _reserve_epochs(self, count: int) -> int:
         with self._lock:
-            self._epoch += 1
-            return self._epoch
+            self._epoch += count
+            return self._epoch - count + 1
 
     def _on_done(self, completion: Completion) -> None:
         assert isinstance(completion.key, int)

@@ -152,7 +152,7 @@ class _BatchRun:
             self._tiers_settings(),
             server,
             self._tokenizer,
-            next_epoch=self._output.raise_epoch,
+            reserve_epochs=self._output.reserve_epochs,
             on_done=self._completions.put,
             metrics=self._metrics,
         )

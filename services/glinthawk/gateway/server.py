@@ -115,7 +115,7 @@ class _Gateway:
             self._tiers_settings(model_digest(files)),
             self._grpc,
             tokenizer,
-            next_epoch=self._store.next_epoch,
+            reserve_epochs=self._store.reserve_epochs,
             on_done=self._generation.finish,
             metrics=self._metrics,
             drain_left=drains.seconds_left,

@@ -72,7 +72,7 @@ class Tiers:
         settings: what they are made of.
         server: gRPC server of the process; started by the caller after this was made.
         tokenizer: of the model.
-        next_epoch: raises the durable counter of epochs, and returns it.
+        reserve_epochs: raises the durable counter of epochs by so many, and returns the first.
         on_done: gets each finished request, in the engine's thread; must not block.
         metrics: of the process.
         drain_left: seconds in which a worker that joins is to be empty, None if it is to stay.
@@ -84,7 +84,7 @@ class Tiers:
         server: GrpcServer,
         tokenizer: Tokenizer,
         *,
-        next_epoch: Callable[[], int],
+        reserve_epochs: Callable[[int], int],
         on_done: Callable[[Completion], None],
         metrics: ServiceMetrics,
         drain_left: Callable[[WorkerEntry], float | None] = lambda entry: None,
@@ -103,7 +103,7 @@ class Tiers:
         )
         self.cluster = Cluster(
             roster,
-            next_epoch=next_epoch,
+            reserve_epochs=reserve_epochs,
             dial_options=DialOptions(
                 transport=settings.transport,
                 timeout_s=DIAL_S,

@@ -170,8 +170,9 @@ class Store(ABC):
         """Make the valid key of that name invalid. Raises NotFound if there is none."""
 
     @abstractmethod
-    def next_epoch(self) -> int:
-        """Raise the counter of epochs and return it: never the same number twice."""
+    def reserve_epochs(self, count: int) -> int:
+        """Raise the counter of epochs by `count` and return the first of the new numbers: no
+        number is given out twice."""
 
     @abstractmethod
     def close(self) -> None:

@@ -194,9 +194,9 @@ class SqlStore(Store):
         """See `Store`."""
         return self._keys.revoke(name, now=now)
 
-    def next_epoch(self) -> int:
+    def reserve_epochs(self, count: int) -> int:
         """See `Store`."""
-        return raise_epoch(self._database)
+        return raise_epoch(self._database, count) - count + 1
 
     def close(self) -> None:
         """See `Store`."""

@@ -133,8 +133,8 @@ class StoreMachine(RuleBasedStateMachine):
         assert revoked[0] == revoked[1]
 
     @rule()
-    def raise_epoch(self) -> None:
-        epochs = self.both(lambda store, _: store.next_epoch())
+    def reserve_epochs(self) -> None:
+        epochs = self.both(lambda store, _: store.reserve_epochs(3))
         assert epochs[0] == epochs[1]
 
     @rule(seconds=st.integers(-1, 1))
