@@ -20,6 +20,7 @@ from glinthawk.gateway.store.records import (
     LineRecord,
     LineResult,
     RequestCounts,
+    WorkerSize,
 )
 
 Listed = TypeVar("Listed", FileRecord, BatchRecord)
@@ -37,6 +38,7 @@ class ModelStore(Store):
         self.lines: dict[str, dict[int, LineRecord]] = {}
         self.results: dict[str, dict[int, LineResult]] = {}
         self.drains: dict[str, DrainRecord] = {}
+        self.worker_sizes: list[WorkerSize] = []
         self.keys: list[KeyRecord] = []
 
     def add_file(
@@ -177,6 +179,12 @@ class ModelStore(Store):
 
     def list_drains(self) -> Sequence[DrainRecord]:
         return sorted(self.drains.values(), key=lambda drain: drain.worker)
+
+    def keep_worker_sizes(self, sizes: Sequence[WorkerSize]) -> None:
+        self.worker_sizes = sorted(sizes, key=lambda size: size.kv_bytes)
+
+    def list_worker_sizes(self) -> Sequence[WorkerSize]:
+        return self.worker_sizes
 
     def add_key(self, key: KeyRecord) -> None:
         if any(other.name == key.name and other.revoked_at is None for other in self.keys):

@@ -17,6 +17,7 @@ from glinthawk.gateway.store.records import (
     FilePurpose,
     KeyRecord,
     RequestCounts,
+    WorkerSize,
 )
 from glinthawk.gateway.store.sql import open_store
 from store_model import ModelStore
@@ -340,6 +341,19 @@ def test_the_latest_drain_of_a_worker_is_kept_until_it_is_deleted(store: Store) 
     store.delete_drain("w1")
     store.delete_drain("w1")
     assert list(store.list_drains()) == [other]
+
+
+# --- sizes of workers
+
+
+def test_sizes_of_workers_take_the_place_of_those_before(store: Store) -> None:
+    assert list(store.list_worker_sizes()) == []
+    store.keep_worker_sizes([WorkerSize(1 << 40, 9), WorkerSize(1 << 30, 12)])
+    assert list(store.list_worker_sizes()) == [WorkerSize(1 << 30, 12), WorkerSize(1 << 40, 9)]
+    store.keep_worker_sizes([WorkerSize(7, 20)])
+    assert list(store.list_worker_sizes()) == [WorkerSize(7, 20)]
+    store.keep_worker_sizes([])
+    assert list(store.list_worker_sizes()) == []
 
 
 # --- keys, epochs, and what is not there

@@ -49,6 +49,7 @@ from glinthawk.gateway.events import (
 from glinthawk.gateway.open_requests import OpenRequests
 from glinthawk.gateway.requests import ParsedRequest
 from glinthawk.gateway.roster import WorkerEntry
+from glinthawk.gateway.worker_sizes import WorkerSizes
 from glinthawk.gateway.workers import WorkerFigures, Workforce
 from glinthawk.models.tokenizer import Tokenizer
 from glinthawk.scheduler import Flow, Scheduler, SchedulerStats
@@ -99,8 +100,9 @@ class EngineStats:
 class Engine:
     """Drives one scheduler. `run` is the body of its thread.
 
-    carrier: takes steps away. on_done: called in the engine's thread, must not block. Workers
-    come by `worker_joined`; the scheduler that is given has none.
+    carrier: takes steps away. on_done: called in the engine's thread, must not block. sizes: of
+    workers of earlier lives too. Workers come by `worker_joined`; the scheduler that is given
+    has none.
     """
 
     def __init__(
@@ -111,6 +113,7 @@ class Engine:
         carrier: Carrier,
         on_done: Callable[[Completion], None],
         metrics: ServiceMetrics,
+        sizes: WorkerSizes | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._scheduler = scheduler
@@ -120,6 +123,8 @@ class Engine:
         self._carrier = carrier
         self._on_done = on_done
         self._metrics = metrics
+        self._sizes = sizes or WorkerSizes()
+        scheduler.remember(self._sizes.largest())
         self._clock = clock
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._stats_due = 0.0
@@ -291,6 +296,13 @@ class Engine:
             except NotFound as error:
                 # It was there when the caller looked.
                 log.info("drain_ignored", reason=str(error))
+        self._note_sizes()
+
+    def _note_sizes(self) -> None:
+        """Take note of who is there; end what nobody is left for, not even in memory."""
+        self._sizes.note(self._workers.sizes())
+        if self._scheduler.remember(self._sizes.largest()):
+            self._requests.end_oversized()
 
     def _change_drain(self, event: Drain) -> None:
         if event.deadline is not None:
@@ -338,6 +350,7 @@ class Engine:
         if now < self._stats_due:
             return
         self._stats_due = now + STATS_INTERVAL_S
+        self._note_sizes()
         stats = self._scheduler.stats()
         self._metrics.kv_used_bytes.set(stats.kv_used_bytes)
         self._metrics.kv_demanded_bytes.set(stats.kv_demanded_bytes)

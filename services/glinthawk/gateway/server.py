@@ -39,6 +39,7 @@ from glinthawk.gateway.requests import ModelContext
 from glinthawk.gateway.store.interface import Store
 from glinthawk.gateway.store.sql import open_store
 from glinthawk.gateway.tiers import LaneSettings, Tiers, TiersSettings
+from glinthawk.gateway.worker_sizes import SizeBook
 from glinthawk.models.config import ModelConfig
 from glinthawk.models.hf_tokenizer import load_tokenizer
 from glinthawk.models.load import load_config
@@ -111,6 +112,7 @@ class _Gateway:
         self._generation = Generation(context, run_seed=config.seed)
         self._grpc = GrpcServer(*config.listen_address, secret=config.secret)
         drains = DrainBook(self._store)
+        self._sizes = SizeBook(self._store)
         self._tiers = Tiers(
             self._tiers_settings(model_digest(files)),
             self._grpc,
@@ -119,6 +121,7 @@ class _Gateway:
             on_done=self._generation.finish,
             metrics=self._metrics,
             drain_left=drains.seconds_left,
+            sizes=self._sizes.sizes,
         )
         self._jobs = JobRunner(
             JobServices(self._store, self._generation, JobMetrics(self._registry)),
@@ -155,6 +158,8 @@ class _Gateway:
         metrics = serve_metrics(self._registry, config.host, config.metrics_port)
         stack.callback(metrics.close)
         self._tiers.start()
+        self._sizes.start()
+        stack.callback(self._sizes.stop)
         if isinstance(config, UpConfig):
             self._launcher = Launcher(config, gateway_address=self._grpc.address)
             stack.callback(self._launcher.stop)

@@ -17,6 +17,7 @@ from glinthawk.errors import GlinthawkError, PeerUnavailable
 from glinthawk.gateway.cluster import Cluster, ClusterEvents
 from glinthawk.gateway.engine import Completion, Engine
 from glinthawk.gateway.roster import Roster, WorkerEntry
+from glinthawk.gateway.worker_sizes import WorkerSizes
 from glinthawk.gateway.workers import WorkerState
 from glinthawk.models.config import ModelConfig
 from glinthawk.models.tokenizer import Tokenizer
@@ -76,6 +77,7 @@ class Tiers:
         on_done: gets each finished request, in the engine's thread; must not block.
         metrics: of the process.
         drain_left: seconds in which a worker that joins is to be empty, None if it is to stay.
+        sizes: of workers, also of those before this process; None for none before.
     """
 
     def __init__(
@@ -88,9 +90,11 @@ class Tiers:
         on_done: Callable[[Completion], None],
         metrics: ServiceMetrics,
         drain_left: Callable[[WorkerEntry], float | None] = lambda entry: None,
+        sizes: WorkerSizes | None = None,
     ) -> None:
         self._settings = settings
         self._drain_left = drain_left
+        self._sizes = sizes
         self._tokenizer = tokenizer
         self._on_done = on_done
         self._metrics = metrics
@@ -162,6 +166,7 @@ class Tiers:
             carrier=carrier,
             on_done=self._on_done,
             metrics=self._metrics,
+            sizes=self._sizes,
         )
         self._engine = engine
         self._thread = threading.Thread(target=engine.run, name="engine", daemon=True)

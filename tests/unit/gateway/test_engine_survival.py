@@ -14,6 +14,7 @@ from glinthawk.core.step import SampledToken, StepPlan, StepResult
 from glinthawk.errors import (
     CapacityExceeded,
     GlinthawkError,
+    InvalidRequest,
     InvariantBroken,
     NotFound,
     PeerUnavailable,
@@ -25,10 +26,12 @@ from glinthawk.gateway.open_requests import MOST_FAILURES
 from glinthawk.gateway.prompts import Prompt
 from glinthawk.gateway.requests import Endpoint, ParsedRequest
 from glinthawk.gateway.roster import WorkerEntry
+from glinthawk.gateway.worker_sizes import COUNTED_S, WorkerSizes
 from glinthawk.gateway.workers import WorkerState
 from glinthawk.scheduler import MoveOrder, Scheduler, SchedulerConfig
 from glinthawk.telemetry.metrics import ServiceMetrics
 from unit.gateway.factories import ByteTokenizer, make_choice, make_request
+from unit.gateway.store.factories import FakeClock
 
 GEOMETRY = KVGeometry(2, 4, 2, 32, DType.FLOAT16, (None, None))
 WAIT_S = 60.0
@@ -140,7 +143,7 @@ class Tiers:
 class Run:
     """An engine on its thread."""
 
-    def __init__(self, *, is_slow: bool = False) -> None:
+    def __init__(self, *, is_slow: bool = False, sizes: WorkerSizes | None = None) -> None:
         self.scheduler = Scheduler(SchedulerConfig(geometry=GEOMETRY, max_sequence_length=2000))
         self.tiers = Tiers()
         self.done: dict[Any, Completion] = {}
@@ -150,6 +153,7 @@ class Run:
             carrier=self.tiers,
             on_done=self._on_done,
             metrics=ServiceMetrics(CollectorRegistry()),
+            sizes=sizes,
             clock=(lambda: time.monotonic() + self.tiers.now) if is_slow else time.monotonic,
         )
         self.tiers.engine = self.engine
@@ -231,6 +235,47 @@ def test_requests_wait_for_the_first_worker(run: Run) -> None:
     run.tiers.join("w0")
     run.wait_for(lambda: len(run.done) == 1)
     assert_texts(run, [5])
+
+
+def test_a_request_waits_for_a_worker_as_large_as_one_of_an_earlier_life() -> None:
+    run = Run(sizes=WorkerSizes({PAGES * GEOMETRY.page_bytes: time.time()}))
+    try:
+        run.tiers.join("small", pages=4)
+        run.start(request_of(5), request_of(300), request_of(5 * 2000))
+        run.wait_for(lambda: len(run.done) == 2)
+        assert isinstance(run.done[2].error, InvalidRequest)
+        run.wait_for(lambda: run.engine.stats.scheduler.num_waiting == 1)
+        run.tiers.join("large")
+        run.wait_for(lambda: len(run.done) == 3)
+        assert run.done[1].choices[0].tokens == expected_tokens(300)
+    finally:
+        run.stop()
+
+
+def test_a_request_that_waits_in_vain_for_a_larger_worker_ends_when_its_day_is_over() -> None:
+    clock = FakeClock()
+    run = Run(sizes=WorkerSizes({PAGES * GEOMETRY.page_bytes: clock.now}, clock=clock))
+    try:
+        run.tiers.join("small", pages=4)
+        run.start(request_of(300), request_of(5))
+        run.wait_for(lambda: 1 in run.done)
+        assert 0 not in run.done
+        clock.now += COUNTED_S
+        run.wait_for(lambda: 0 in run.done)
+        assert "at most 128 fit" in str(run.done[0].error)
+    finally:
+        run.stop()
+
+
+def test_what_came_before_the_first_worker_and_is_too_large_for_it_is_refused_then(
+    run: Run,
+) -> None:
+    run.start(request_of(300), request_of(5))
+    run.wait_for(lambda: run.engine.stats.scheduler.num_waiting == 2)
+    run.tiers.join("small", pages=4)
+    run.wait_for(lambda: len(run.done) == 2)
+    assert isinstance(run.done[0].error, InvalidRequest)
+    assert run.done[1].error is None
 
 
 def test_what_a_lost_worker_held_is_computed_again_with_all_its_tokens(run: Run) -> None:

@@ -1,4 +1,5 @@
-"""The store: files, batches, their lines and results, drains, keys and the epoch, all durable.
+"""The store: files, batches, their lines and results, drains, sizes of workers, keys and the
+epoch, all durable.
 
 One interface, so that other databases and object stores can follow; `sql` is the one on SQLite
 and a folder. What a method has returned from is on disk. Methods may be called from any thread;
@@ -27,6 +28,7 @@ from glinthawk.gateway.store.records import (
     KeyRecord,
     LineRecord,
     LineResult,
+    WorkerSize,
 )
 
 
@@ -154,6 +156,16 @@ class Store(ABC):
     @abstractmethod
     def list_drains(self) -> Sequence[DrainRecord]:
         """Return the drains that are kept, by worker."""
+
+    # --- sizes of workers
+
+    @abstractmethod
+    def keep_worker_sizes(self, sizes: Sequence[WorkerSize]) -> None:
+        """Keep sizes, each once, in place of all that were kept before."""
+
+    @abstractmethod
+    def list_worker_sizes(self) -> Sequence[WorkerSize]:
+        """Return the sizes that are kept, the smallest first."""
 
     # --- keys, epoch
 
