@@ -18,6 +18,7 @@ from glinthawk.gateway.http.limits import Accounts
 from glinthawk.gateway.http.metrics import HttpMetrics, Metered
 from glinthawk.gateway.http.models import build_model_routes
 from glinthawk.gateway.http.services import HttpServices
+from glinthawk.gateway.http.store_calls import StoreCalls
 
 _REFERENCE = "#/components/schemas/{model}"
 
@@ -34,10 +35,11 @@ def build_app(services: HttpServices, accounts: Accounts | None = None) -> FastA
     )
     guard = build_guard(services.keys)
     accounts = accounts or Accounts(services.limits)
+    calls = StoreCalls()
     app.include_router(build_model_routes(services, guard))
     app.include_router(build_generate_routes(services, guard, accounts))
-    app.include_router(build_file_routes(services, guard, accounts))
-    app.include_router(build_batch_routes(services, guard))
+    app.include_router(build_file_routes(services, guard, accounts, calls))
+    app.include_router(build_batch_routes(services, guard, calls))
     app.include_router(build_health_routes(services))
     add_error_handlers(app)
     app.add_middleware(Boundary)

@@ -7,7 +7,6 @@ from http import HTTPStatus
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
-from starlette.concurrency import run_in_threadpool
 
 from glinthawk.errors import InvalidRequest, NotFound
 from glinthawk.gateway.fields import Fields, check_text, shown
@@ -17,6 +16,7 @@ from glinthawk.gateway.http.guard import Caller, Guard
 from glinthawk.gateway.http.paging import build_page
 from glinthawk.gateway.http.reading import read_object
 from glinthawk.gateway.http.services import HttpServices
+from glinthawk.gateway.http.store_calls import StoreCalls
 from glinthawk.gateway.requests import Endpoint
 from glinthawk.gateway.store.records import BatchRecord, BatchStatus, FilePurpose
 from glinthawk.telemetry.logging import get_logger
@@ -37,7 +37,7 @@ _CAN_BE_CANCELLED = (BatchStatus.VALIDATING, BatchStatus.IN_PROGRESS)
 _PAGE = 100
 
 
-def build_batch_routes(services: HttpServices, guard: Guard) -> APIRouter:
+def build_batch_routes(services: HttpServices, guard: Guard, calls: StoreCalls) -> APIRouter:
     """Return the routes of batches."""
     router = APIRouter(tags=["Batches"], responses=schemas.ERRORS)
     known_caller = Annotated[Caller, Depends(guard)]
@@ -54,28 +54,28 @@ def build_batch_routes(services: HttpServices, guard: Guard) -> APIRouter:
         batch = parse_batch(
             body, batch_id=f"batch_{services.new_id()}", owner=caller.name, now=services.now()
         )
-        return JsonAnswer(build_batch(await run_in_threadpool(keep_batch, services, batch)))
+        return JsonAnswer(build_batch(await calls.write(keep_batch, services, batch)))
 
     @router.get("/v1/batches", summary="List batches", response_model=schemas_jobs.BatchList)
-    def list_batches(
+    async def list_batches(
         _: known_caller,
         after: str | None = None,
         limit: Annotated[int, Query(ge=1, le=_PAGE)] = 20,
     ) -> JsonAnswer:
-        records = store.list_batches(limit=limit + 1, after=after)
+        records = await calls.read(store.list_batches, limit=limit + 1, after=after)
         return JsonAnswer(build_page(records, limit, build_batch))
 
     @router.get("/v1/batches/{batch_id}", summary="Get a batch", response_model=schemas_jobs.Batch)
-    def retrieve_batch(_: known_caller, batch_id: str) -> JsonAnswer:
-        return JsonAnswer(build_batch(store.get_batch(batch_id)))
+    async def retrieve_batch(_: known_caller, batch_id: str) -> JsonAnswer:
+        return JsonAnswer(build_batch(await calls.read(store.get_batch, batch_id)))
 
     @router.post(
         "/v1/batches/{batch_id}/cancel",
         summary="Cancel a batch",
         response_model=schemas_jobs.Batch,
     )
-    def cancel(_: known_caller, batch_id: str) -> JsonAnswer:
-        return JsonAnswer(build_batch(cancel_batch(services, batch_id)))
+    async def cancel(_: known_caller, batch_id: str) -> JsonAnswer:
+        return JsonAnswer(build_batch(await calls.write(cancel_batch, services, batch_id)))
 
     return router
 
