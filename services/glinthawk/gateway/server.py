@@ -44,6 +44,7 @@ from glinthawk.models.config import ModelConfig
 from glinthawk.models.hf_tokenizer import load_tokenizer
 from glinthawk.models.load import load_config
 from glinthawk.models.source import ModelFiles, model_digest, resolve_model
+from glinthawk.telemetry.defects import ThreadDefects
 from glinthawk.telemetry.logging import get_logger
 from glinthawk.telemetry.metrics import ServiceMetrics, serve_metrics
 from glinthawk.wire.control import Description, attach_control
@@ -77,8 +78,8 @@ def run_gateway(config: GatewayConfig) -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, end)
-    with ExitStack() as stack:
-        gateway = _Gateway(config, stack, stop)
+    with ThreadDefects() as defects, ExitStack() as stack:
+        gateway = _Gateway(config, stack, stop, defects)
         try:
             gateway.start()
             gateway.serve()
@@ -90,10 +91,17 @@ def run_gateway(config: GatewayConfig) -> int:
 class _Gateway:
     """One gateway. What it starts is ended by `stack`, the last first."""
 
-    def __init__(self, config: GatewayConfig, stack: ExitStack, stop: threading.Event) -> None:
+    def __init__(
+        self,
+        config: GatewayConfig,
+        stack: ExitStack,
+        stop: threading.Event,
+        defects: ThreadDefects,
+    ) -> None:
         self._config = config
         self._stack = stack
         self._stop = stop
+        self._defects = defects
         self._console = Console(stderr=True)
         files: ModelFiles = resolve_model(config.model, revision=config.revision)
         self._model: ModelConfig = load_config(files)
@@ -242,7 +250,7 @@ class _Gateway:
         """Stay until a signal comes.
 
         Raises:
-            GlinthawkError: the engine or the jobs cannot go on.
+            GlinthawkError: the engine, the jobs or another thread cannot go on.
         """
         while not self._stop.wait(TICK_S):
             self._tick()
@@ -258,6 +266,7 @@ class _Gateway:
         self._tick()
 
     def _tick(self) -> None:
+        self._defects.check()
         if self._launcher is not None:
             self._launcher.revive()
         self._inspector.tick()

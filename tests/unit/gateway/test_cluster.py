@@ -19,6 +19,7 @@ from glinthawk.gateway import epochs as gateway_epochs
 from glinthawk.gateway.cluster import Cluster, ClusterEvents
 from glinthawk.gateway.roster import Roster, WorkerEntry
 from glinthawk.gateway.store.sql import open_store
+from glinthawk.telemetry.defects import ThreadDefects
 from glinthawk.telemetry.metrics import ServiceMetrics
 from glinthawk.wire.dial import DialOptions
 from glinthawk.wire.failures import encode_failure
@@ -205,6 +206,23 @@ def test_a_locked_store_costs_no_member_its_lease(
         other.close()
         gateway.close()
         store.close()
+
+
+def test_a_defect_of_the_thread_that_keeps_the_tiers_whole_does_not_vanish(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(now: float) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(gateway.cluster, "_reconcile", fail)
+    with ThreadDefects() as defects:
+        gateway.stage()
+        gateway.connect()
+        deadline = time.monotonic() + WAIT_S
+        while defects.failure is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    assert "'cluster' (ZeroDivisionError)" in str(defects.failure)
 
 
 def test_steps_go_out_and_results_and_failures_come_back(gateway: Gateway) -> None:
