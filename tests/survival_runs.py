@@ -103,7 +103,13 @@ class Deployment:
     """Tiers of a tiny model: one gateway here, the members as processes."""
 
     def __init__(
-        self, model: Path, folder: Path, *, num_stages: int = 1, lease_s: float = LEASE_S
+        self,
+        model: Path,
+        folder: Path,
+        *,
+        num_stages: int = 1,
+        lease_s: float = LEASE_S,
+        registry: CollectorRegistry | None = None,
     ) -> None:
         self._model = model
         self._folder = folder
@@ -134,7 +140,7 @@ class Deployment:
             load_tokenizer(files),
             reserve_epochs=self._reserve_epochs,
             on_done=self._on_done,
-            metrics=ServiceMetrics(CollectorRegistry()),
+            metrics=ServiceMetrics(registry or CollectorRegistry()),
         )
         self.server.start()
         self.tiers.start()

@@ -127,8 +127,8 @@ This page is generated from the code.
 Every process offers `/metrics` for Prometheus on a port of its own (`--metrics-port`). The names
 are the same in all of them, but for those of batches and of HTTP calls, which a gateway alone has;
 it shows all of its own on the port of its API too. Those that a process's role does not move stay
-at 0. Times are in seconds, sizes in bytes. Prompts and tokens never appear, nor do ids.
-[Operations](operations.md#what-to-watch) says which to watch.
+at 0, or absent where they have labels. Times are in seconds, sizes in bytes. Prompts and tokens
+never appear, nor do ids. [Operations](operations.md#what-to-watch) says which to watch.
 
 | name | type | meaning |
 | --- | --- | --- |

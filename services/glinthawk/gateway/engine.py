@@ -356,6 +356,9 @@ class Engine:
         self._metrics.kv_demanded_bytes.set(stats.kv_demanded_bytes)
         self._metrics.kv_capacity_bytes.set(stats.kv_capacity_bytes)
         self._metrics.queue_depth.set(stats.num_waiting)
+        self._metrics.set_waiting(
+            interactive=stats.num_waiting_interactive, batch=stats.num_waiting_batch
+        )
         self._metrics.lanes.set(sum(rows > 0 for rows in stats.lane_rows))
         self.stats = EngineStats(
             tokens_in=self._requests.totals.tokens_in,

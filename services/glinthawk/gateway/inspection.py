@@ -66,6 +66,8 @@ class Inspection:
     kv: KvFigures = KvFigures()
     lane_rows: tuple[int, ...] = ()
     num_waiting: int = 0
+    num_waiting_interactive: int = 0
+    num_waiting_batch: int = 0
     num_prefilling: int = 0
     num_decoding: int = 0
     num_moving: int = 0
@@ -165,6 +167,8 @@ class Inspector:
             ),
             lane_rows=scheduler.lane_rows,
             num_waiting=scheduler.num_waiting,
+            num_waiting_interactive=scheduler.num_waiting_interactive,
+            num_waiting_batch=scheduler.num_waiting_batch,
             num_prefilling=scheduler.num_prefilling,
             num_decoding=scheduler.num_decoding,
             num_moving=scheduler.num_moving,

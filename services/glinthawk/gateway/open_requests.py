@@ -82,6 +82,7 @@ class OpenRequests:
             return []
         self.totals.steps += 1
         self._metrics.steps.inc()
+        self._metrics.recomputed_tokens.inc(committed.recomputed_tokens)
         if result.sampled:
             self._metrics.lane_rows.observe(len(result.sampled))
         for identity, position, logprobs in result.prompt_logprobs:
