@@ -19,8 +19,7 @@ from rich.console import Console
 
 from glinthawk import __version__
 from glinthawk.config import GatewayConfig, UpConfig
-from glinthawk.core.dtype import DType
-from glinthawk.errors import GlinthawkError, InvalidConfig
+from glinthawk.errors import GlinthawkError
 from glinthawk.gateway.control import Operations, build_control_app
 from glinthawk.gateway.drain_book import DrainBook
 from glinthawk.gateway.generation import Generation
@@ -38,7 +37,8 @@ from glinthawk.gateway.launcher import Launcher
 from glinthawk.gateway.requests import ModelContext
 from glinthawk.gateway.store.interface import Store
 from glinthawk.gateway.store.sql import open_store
-from glinthawk.gateway.tiers import LaneSettings, Tiers, TiersSettings
+from glinthawk.gateway.tier_settings import build_tiers_settings, check_sizes, longest_sequence
+from glinthawk.gateway.tiers import Tiers
 from glinthawk.gateway.worker_sizes import SizeBook
 from glinthawk.models.config import ModelConfig
 from glinthawk.models.hf_tokenizer import load_tokenizer
@@ -105,7 +105,7 @@ class _Gateway:
         self._console = Console(stderr=True)
         files: ModelFiles = resolve_model(config.model, revision=config.revision)
         self._model: ModelConfig = load_config(files)
-        _check_sizes(config, self._model)
+        check_sizes(config, self._model)
         self._registry = CollectorRegistry()
         self._metrics = ServiceMetrics(self._registry)
         self._store: Store = open_store(config.data_dir)
@@ -113,7 +113,7 @@ class _Gateway:
         tokenizer = load_tokenizer(files)
         context = ModelContext(
             tokenizer,
-            self._max_sequence_length,
+            longest_sequence(config, self._model),
             frozenset(self._model.eos_token_ids),
             vocab_size=self._model.vocab_size,
         )
@@ -122,7 +122,7 @@ class _Gateway:
         drains = DrainBook(self._store)
         self._sizes = SizeBook(self._store)
         self._tiers = Tiers(
-            self._tiers_settings(model_digest(files)),
+            build_tiers_settings(config, self._model, model_digest(files)),
             self._grpc,
             tokenizer,
             reserve_epochs=self._store.reserve_epochs,
@@ -281,38 +281,3 @@ class _Gateway:
 
     def _describe(self) -> Description:
         return Description("gateway", "gateway", __version__, stats=self._operations.inspect())
-
-    @property
-    def _max_sequence_length(self) -> int:
-        return self._config.max_sequence_length or self._model.context_length
-
-    def _tiers_settings(self, digest: str) -> TiersSettings:
-        config = self._config
-        return TiersSettings(
-            model=self._model,
-            model_digest=digest,
-            num_stages=config.stages,
-            num_workers=0,
-            kv_dtype=None if config.kv_dtype == "auto" else DType.parse(config.kv_dtype),
-            max_sequence_length=self._max_sequence_length,
-            lanes=LaneSettings(
-                num_lanes=config.lanes or max(2, 2 * config.stages),
-                max_lane_rows=config.max_lane_rows,
-                min_lane_rows=config.min_lane_rows,
-                prefill_tokens=config.prefill_tokens,
-            ),
-            transport=config.transport,
-            secret=config.secret,
-            survives=True,
-        )
-
-
-def _check_sizes(config: GatewayConfig, model: ModelConfig) -> None:
-    """Refuse sizes that the model rules out, before anything is started."""
-    longest = config.max_sequence_length
-    if longest is not None and longest > model.context_length:
-        raise InvalidConfig(
-            f"--max-sequence-length {longest} is above the model's context of "
-            f"{model.context_length} tokens; lower it"
-        )
-    model.split_layers(config.stages)
