@@ -20,6 +20,7 @@ from glinthawk.gateway.store.records import (
     LineRecord,
     LineResult,
     RequestCounts,
+    WorkerSize,
 )
 
 Listed = TypeVar("Listed", FileRecord, BatchRecord)
@@ -30,13 +31,14 @@ class ModelStore(Store):
         self._folder = folder
         self._clock = clock
         self._numbers = itertools.count(1)
-        self._epochs = itertools.count(1)
+        self._epoch = 0
         self.files: dict[str, FileRecord] = {}
         self.contents: dict[str, bytes] = {}
         self.batches: dict[str, BatchRecord] = {}
         self.lines: dict[str, dict[int, LineRecord]] = {}
         self.results: dict[str, dict[int, LineResult]] = {}
         self.drains: dict[str, DrainRecord] = {}
+        self.worker_sizes: list[WorkerSize] = []
         self.keys: list[KeyRecord] = []
 
     def add_file(
@@ -178,6 +180,12 @@ class ModelStore(Store):
     def list_drains(self) -> Sequence[DrainRecord]:
         return sorted(self.drains.values(), key=lambda drain: drain.worker)
 
+    def keep_worker_sizes(self, sizes: Sequence[WorkerSize]) -> None:
+        self.worker_sizes = sorted(sizes, key=lambda size: size.kv_bytes)
+
+    def list_worker_sizes(self) -> Sequence[WorkerSize]:
+        return self.worker_sizes
+
     def add_key(self, key: KeyRecord) -> None:
         if any(other.name == key.name and other.revoked_at is None for other in self.keys):
             raise InvalidRequest("taken")
@@ -193,8 +201,9 @@ class ModelStore(Store):
                 return self.keys[index]
         raise NotFound(name)
 
-    def next_epoch(self) -> int:
-        return next(self._epochs)
+    def reserve_epochs(self, count: int) -> int:
+        self._epoch += count
+        return self._epoch - count + 1
 
     def close(self) -> None:
         pass

@@ -103,7 +103,13 @@ class Deployment:
     """Tiers of a tiny model: one gateway here, the members as processes."""
 
     def __init__(
-        self, model: Path, folder: Path, *, num_stages: int = 1, lease_s: float = LEASE_S
+        self,
+        model: Path,
+        folder: Path,
+        *,
+        num_stages: int = 1,
+        lease_s: float = LEASE_S,
+        registry: CollectorRegistry | None = None,
     ) -> None:
         self._model = model
         self._folder = folder
@@ -132,9 +138,9 @@ class Deployment:
             settings,
             self.server,
             load_tokenizer(files),
-            next_epoch=self._next_epoch,
+            reserve_epochs=self._reserve_epochs,
             on_done=self._on_done,
-            metrics=ServiceMetrics(CollectorRegistry()),
+            metrics=ServiceMetrics(registry or CollectorRegistry()),
         )
         self.server.start()
         self.tiers.start()
@@ -214,10 +220,10 @@ class Deployment:
         self._processes.append(Process(role, name, self.server.address, log, *options))
         return self._processes[-1]
 
-    def _next_epoch(self) -> int:
+    def _reserve_epochs(self, count: int) -> int:
         with self._lock:
-            self._epoch += 1
-            return self._epoch
+            self._epoch += count
+            return self._epoch - count + 1
 
     def _on_done(self, completion: Completion) -> None:
         assert isinstance(completion.key, int)

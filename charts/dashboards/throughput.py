@@ -158,7 +158,10 @@ WORK = Row(
             "short",
             (
                 Series(f"sum({rate('glinthawk_requests_total', 'gateway')})", "requests/s"),
-                Series(f"sum(glinthawk_queue_depth{of_role('gateway')})", "waiting"),
+                Series(
+                    f"sum by (class) (glinthawk_waiting_sequences{of_role('gateway')})",
+                    "waiting, {{class}}",
+                ),
             ),
         ),
     ),

@@ -87,6 +87,15 @@ MEMORY = Row(
             stacked=True,
         ),
         Plot(
+            "Tokens recomputed a second",
+            "Prefilled again: KV was given up for want of room, or lost with a process.",
+            "short",
+            (
+                Series(f"sum({rate('glinthawk_recomputed_tokens_total', 'gateway')})", "again"),
+                Series(f"sum({rate('glinthawk_tokens_out_total', 'gateway')})", "generated"),
+            ),
+        ),
+        Plot(
             "Processes",
             "Stages and workers that report. The operator's dashboard has the workers wanted.",
             "short",

@@ -9,7 +9,8 @@ import sys
 import kopf
 from prometheus_client import CollectorRegistry
 
-from glinthawk_operator.cluster import Cluster, connect
+from glinthawk_operator.cluster import Cluster
+from glinthawk_operator.connection import connect
 from glinthawk_operator.errors import InvalidSettings
 from glinthawk_operator.handlers import register
 from glinthawk_operator.health import PageServer, health_page, metrics_page

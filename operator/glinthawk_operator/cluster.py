@@ -2,8 +2,8 @@
 
 Manifests go in and out as dicts. Every call has a deadline. What fails for the moment (429, 5xx,
 a connection that breaks) is tried again within it, after as long as the server asks for; then it
-is an error of our own tree, and so is everything else that fails. Kinds are listed, not
-discovered: a restart asks the server nothing about itself.
+is an error of our own tree (see `api_errors`), and so is everything else that fails. Kinds are
+listed, not discovered: a restart asks the server nothing about itself.
 """
 
 import json
@@ -12,21 +12,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from kubernetes import client as kubernetes_client
-from kubernetes import config as kubernetes_config
 from kubernetes.dynamic import DynamicClient
 from kubernetes.dynamic.exceptions import DynamicApiError
 from kubernetes.dynamic.resource import Resource
 from urllib3.exceptions import HTTPError
 
-from glinthawk_operator.errors import (
-    ApiConflict,
-    ApiError,
-    ApiForbidden,
-    ApiInvalid,
-    ApiNotFound,
-    ApiUnavailable,
-    InvalidSettings,
-)
+from glinthawk_operator.api_errors import translate
+from glinthawk_operator.errors import ApiNotFound, ApiUnavailable
 from glinthawk_operator.kinds import KINDS
 from glinthawk_operator.manifests.names import FIELD_MANAGER, KIND
 
@@ -257,7 +249,7 @@ class Cluster:
                 self._observe(verb, kind, str(answer.status))
                 return dict(json.loads(answer.data))
             except (DynamicApiError, HTTPError, OSError, ValueError) as foreign:
-                error = _translate(foreign, f"{verb} {kind} {what}".rstrip())
+                error = translate(foreign, f"{verb} {kind} {what}".rstrip())
                 self._observe(verb, kind, str(error.status or "none"))
                 if not isinstance(error, ApiUnavailable):
                     raise error from foreign
@@ -275,27 +267,6 @@ class _NoDiscovery:
         pass
 
 
-def connect(*, context: str | None = None) -> kubernetes_client.ApiClient:
-    """Return a connection: that of the pod's service account, or of KUBECONFIG.
-
-    Raises:
-        InvalidSettings: there is neither.
-    """
-    configuration = kubernetes_client.Configuration()
-    try:
-        try:
-            kubernetes_config.load_incluster_config(client_configuration=configuration)
-        except kubernetes_config.ConfigException:
-            kubernetes_config.load_kube_config(context=context, client_configuration=configuration)
-    except (kubernetes_config.ConfigException, OSError) as error:
-        raise InvalidSettings(
-            f"no API server is known: {error}; run in a pod with a service account, or set "
-            "KUBECONFIG"
-        ) from error
-    configuration.retries = False
-    return kubernetes_client.ApiClient(configuration)
-
-
 def _resource(client: DynamicClient, kind: str) -> Resource:
     known = KINDS[kind]
     return Resource(
@@ -307,35 +278,3 @@ def _resource(client: DynamicClient, kind: str) -> Resource:
         name=known.plural,
         client=client,
     )
-
-
-def _translate(foreign: Exception, what: str) -> ApiError:
-    """Return our error for one of the client's."""
-    if not isinstance(foreign, DynamicApiError):
-        return ApiUnavailable(f"{what}: the API server does not answer: {foreign}")
-    status = int(foreign.status or 0)
-    message = f"{what}: {status} {_message(foreign)}"
-    if status in (401, 403):
-        return ApiForbidden(message, status=status)
-    if status == 404:
-        return ApiNotFound(message, status=status)
-    if status == 409:
-        return ApiConflict(message, status=status)
-    if status == 429 or status >= 500 or status == 0:
-        return ApiUnavailable(message, status=status, retry_after_s=_retry_after_s(foreign))
-    if status in (400, 405, 406, 410, 413, 415, 422):
-        return ApiInvalid(message, status=status)
-    return ApiError(message, status=status)
-
-
-def _message(error: DynamicApiError) -> str:
-    body = error.body
-    try:
-        return str(json.loads(body)["message"])
-    except (ValueError, KeyError, TypeError):
-        return str(error.reason or body or "")[:500]
-
-
-def _retry_after_s(error: DynamicApiError) -> float | None:
-    value = str((error.headers or {}).get("Retry-After", ""))
-    return float(value) if value.isdecimal() and int(value) > 0 else None

@@ -33,6 +33,7 @@ from glinthawk_operator.metrics import OperatorMetrics
 from glinthawk_operator.observer import Memory, Observer
 from glinthawk_operator.reconcile.actions import Announce
 from glinthawk_operator.reconcile.conditions import Subject
+from glinthawk_operator.reconcile.news import find_news
 from glinthawk_operator.reconcile.observed import (
     Observed,
     format_time,
@@ -204,7 +205,7 @@ class Reconciler:
         kv = (patch.get("memoryTier") or {}).get("kvBytes")
         if kv is not None or "throughput" in patch:
             self._memories[resource_key(written)].figures_written_s = subject.observed.now_s
-        news = list(_news(before.conditions, status.conditions))
+        news = list(find_news(before.conditions, status.conditions))
         if outcome.replicas_before is not None:
             message = f"{outcome.replicas_before} -> {describe_decision(outcome.decision)}"
             news.append(Announce("Scaled", message))
@@ -283,20 +284,3 @@ def _wanted_before(status: GlinthawkDeploymentStatus, observed: Observed, rules:
         return status.memory_tier.desired_replicas
     workload = observed.workloads.get(ATTENTION)
     return rules.min_replicas if workload is None else workload.replicas
-
-
-def _news(before: tuple[Condition, ...], after: tuple[Condition, ...]) -> list[Announce]:
-    """Return Events for answers that changed in kind; KVPressure is for metrics."""
-    news = []
-    for condition in after:
-        known = find_condition(before, condition.type)
-        is_known = known is not None and known.status == condition.status
-        if condition.type == "KVPressure" and condition.status != "True":
-            continue
-        if is_known and known is not None and known.reason == condition.reason:
-            continue
-        is_bad = (condition.type, condition.status) in (("Ready", "False"), ("Degraded", "True"))
-        news.append(
-            Announce(condition.reason, f"{condition.type}: {condition.message}", is_warning=is_bad)
-        )
-    return news

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from factories_resource import ABSENT, Document
-from glinthawk_operator.crd.rules import RULES, Rule
+from glinthawk_operator.crd.rule import Rule
+from glinthawk_operator.crd.rules import RULES
 from glinthawk_operator.crd.spec import (
     CacheSpec,
     EnvironmentVariable,

@@ -49,6 +49,12 @@ from glinthawk.wire.frames import FrameKind
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "operator")]  # when this file is run by itself
 
+from api_page import (  # noqa: E402
+    describe_apis,
+    find_description,
+    list_operations,
+    render_api,
+)
 from resource_page import render_resource  # noqa: E402
 
 DOCS = ROOT / "docs"
@@ -127,8 +133,8 @@ This page is generated from the code.
 Every process offers `/metrics` for Prometheus on a port of its own (`--metrics-port`). The names
 are the same in all of them, but for those of batches and of HTTP calls, which a gateway alone has;
 it shows all of its own on the port of its API too. Those that a process's role does not move stay
-at 0. Times are in seconds, sizes in bytes. Prompts and tokens never appear, nor do ids.
-[Operations](operations.md#what-to-watch) says which to watch.
+at 0, or absent where they have labels. Times are in seconds, sizes in bytes. Prompts and tokens
+never appear, nor do ids. [Operations](operations.md#what-to-watch) says which to watch.
 
 | name | type | meaning |
 | --- | --- | --- |
@@ -229,6 +235,7 @@ def render_metrics() -> str:
 
 
 GENERATED = {
+    "api-reference.md": render_api,
     "configuration.md": render_configuration,
     "metrics.md": render_metrics,
     "resource.md": render_resource,
@@ -237,11 +244,28 @@ GENERATED = {
 
 @pytest.mark.parametrize("page", GENERATED)
 def test_reference_pages_are_in_step_with_the_code(page: str) -> None:
+    if page == "api-reference.md":
+        pytest.importorskip("grpc_tools", reason="grpcio-tools is not installed")
     written = (DOCS / page).read_text(encoding="utf-8")
     assert written == GENERATED[page](), (
         "the code has changed: run `PYTHONPATH=services .venv/bin/python "
         "tests/contract/test_docs_contract.py`"
     )
+
+
+def test_every_part_of_the_apis_is_described() -> None:
+    """In whole sentences, so that the reference reads as one."""
+    for document in describe_apis():
+        for method, path, operation in list_operations(document):
+            texts = [
+                find_description(document, one)
+                for one in (operation, *operation.get("parameters", ()))
+            ]
+            assert all(text.endswith(".") for text in texts), f"{method} {path}"
+        for name, node in document["components"]["schemas"].items():
+            fields = node.get("properties", {}).values()
+            texts = [find_description(document, one) for one in (node, *fields)]
+            assert all(text.endswith(".") for text in texts), name
 
 
 # --- commands

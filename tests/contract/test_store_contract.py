@@ -17,6 +17,7 @@ from glinthawk.gateway.store.records import (
     FilePurpose,
     KeyRecord,
     RequestCounts,
+    WorkerSize,
 )
 from glinthawk.gateway.store.sql import open_store
 from store_model import ModelStore
@@ -342,6 +343,19 @@ def test_the_latest_drain_of_a_worker_is_kept_until_it_is_deleted(store: Store) 
     assert list(store.list_drains()) == [other]
 
 
+# --- sizes of workers
+
+
+def test_sizes_of_workers_take_the_place_of_those_before(store: Store) -> None:
+    assert list(store.list_worker_sizes()) == []
+    store.keep_worker_sizes([WorkerSize(1 << 40, 9), WorkerSize(1 << 30, 12)])
+    assert list(store.list_worker_sizes()) == [WorkerSize(1 << 30, 12), WorkerSize(1 << 40, 9)]
+    store.keep_worker_sizes([WorkerSize(7, 20)])
+    assert list(store.list_worker_sizes()) == [WorkerSize(7, 20)]
+    store.keep_worker_sizes([])
+    assert list(store.list_worker_sizes()) == []
+
+
 # --- keys, epochs, and what is not there
 
 
@@ -361,9 +375,11 @@ def test_a_name_is_free_again_once_its_key_is_revoked(store: Store) -> None:
 
 
 def test_an_epoch_is_never_given_twice(store: Store) -> None:
-    epochs = [store.next_epoch() for _ in range(5)]
-    assert epochs == sorted(set(epochs))
-    assert epochs[0] > 0
+    counts = (1, 3, 1, 256, 1)
+    firsts = [store.reserve_epochs(count) for count in counts]
+    assert firsts[0] > 0
+    for first, count, following in zip(firsts, counts, firsts[1:], strict=False):
+        assert following >= first + count
 
 
 CALLS: dict[str, Callable[[Store], object]] = {

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from glinthawk.attention.worker import AttentionWorker, Frame
+from glinthawk.attention.frame import Frame
+from glinthawk.attention.worker import AttentionWorker
 from glinthawk.core.geometry import KVGeometry
 from glinthawk.core.step import StepKind
 from glinthawk.wire.control import fetch_description

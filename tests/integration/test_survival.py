@@ -1,13 +1,18 @@
 """Machines come and go under forty requests: each completes once, with the text it always has."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from factories_models import make_tiny_model
+from glinthawk.core.step import StepPlan
 from glinthawk.gateway import evacuation
 from glinthawk.gateway.engine import Completion
+from glinthawk.gateway.requests import ParsedRequest
 from glinthawk.gateway.workers import WorkerState
 from survival_runs import (
     SHORT_LEASE_S,
@@ -24,7 +29,36 @@ REQUESTS = make_requests(NUM_REQUESTS, NUM_TOKENS)
 SOME_TOKENS = 500
 """Of 3,000: everything is under way, and nothing near its end."""
 
+LITTLE_MEMORY = "2MiB"
+"""32 pages, room for a part of the requests."""
+
+NUM_LONG = 12
+NEVER_SAMPLED = 1 << 20
+"""A token id beyond the vocabulary."""
+
 Deploy = Callable[..., Deployment]
+
+
+def let_stop(request: ParsedRequest) -> ParsedRequest:
+    """Return a request that may end at any token, for all that the scheduler knows."""
+    stops = frozenset({NEVER_SAMPLED})
+    choices = (
+        replace(choice, sampling=replace(choice.sampling, stop_token_ids=stops))
+        for choice in request.choices
+    )
+    return replace(request, choices=tuple(choices))
+
+
+def begin_of(done: Completion, num_tokens: int) -> Completion:
+    """Return a request's end as if it had ended after so many tokens."""
+    choices = (replace(choice, tokens=choice.tokens[:num_tokens]) for choice in done.choices)
+    return replace(done, choices=tuple(choices))
+
+
+def count_rows(done: Completion) -> int:
+    """Return the rows of a request of which nothing is computed twice: its prompt once, and each
+    generated token but the first choice's last."""
+    return done.request.num_prompt_tokens + sum(len(one.tokens) for one in done.choices) - 1
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +120,40 @@ def test_a_killed_worker_costs_nothing_but_time(
     deployment.wait_for_state("w1", WorkerState.LOST)
     finish(deployment, undisturbed)
     assert deployment.engine.stats.scheduler.recomputed_tokens > 0
+
+
+def test_what_is_computed_again_for_want_of_room_is_counted(
+    model: Path,
+    tmp_path: Path,
+    undisturbed: dict[int, Completion],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    registry = CollectorRegistry()
+    deployment = Deployment(model, tmp_path, registry=registry)
+    rows: list[int] = []
+    send_step = deployment.tiers.cluster.send_step
+
+    def send_counted(plan: StepPlan, **more: Any) -> None:
+        rows.append(plan.num_rows)
+        send_step(plan, **more)
+
+    monkeypatch.setattr(deployment.tiers.cluster, "send_step", send_counted)
+    try:
+        deployment.start_stage()
+        deployment.start_worker("w0", LITTLE_MEMORY)
+        deployment.start_engine()
+        # Short outputs have the scheduler expect too little of the long ones.
+        short = [let_stop(request) for request in make_requests(NUM_REQUESTS, 1)]
+        deployment.submit(short, first_key=NUM_REQUESTS)
+        deployment.wait_for_all(NUM_REQUESTS)
+        deployment.submit([let_stop(request) for request in make_requests(NUM_LONG, 300)])
+        deployment.wait_for_all(NUM_REQUESTS + NUM_LONG)
+    finally:
+        deployment.close()
+    begun = {key: begin_of(deployment.done[key], NUM_TOKENS) for key in range(NUM_LONG)}
+    assert_same_texts(begun, {key: undisturbed[key] for key in begun})
+    recomputed = registry.get_sample_value("glinthawk_recomputed_tokens_total")
+    assert recomputed == sum(rows) - sum(count_rows(item) for item in deployment.done.values()) > 0
 
 
 def test_the_only_worker_may_die_and_another_take_its_place(

@@ -7,8 +7,6 @@ whole numbers, though: the API server takes the length of string(1) for unbounde
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
 
 from glinthawk_operator.crd.parts import (
     CacheSpec,
@@ -19,89 +17,19 @@ from glinthawk_operator.crd.parts import (
     StorageSpec,
 )
 from glinthawk_operator.crd.pods import EnvironmentVariable, ResourcesSpec, TolerationSpec
+from glinthawk_operator.crd.rule import (
+    Rule,
+    at_least_a_byte,
+    at_least_a_mebibyte,
+    bounds_in_order,
+    keys_are_qualified,
+    unchanged_class,
+    unchanged_size,
+)
 from glinthawk_operator.crd.scaling import ScalingSpec
 from glinthawk_operator.crd.spec import GlinthawkDeploymentSpec
 from glinthawk_operator.crd.tiers import GpuTierSpec, KvCacheSpec, MemoryTierSpec
 from glinthawk_operator.crd.values import Part
-
-Cause = Literal["FieldValueInvalid", "FieldValueForbidden", "FieldValueRequired"]
-
-
-@dataclass(frozen=True)
-class Rule:
-    """One rule.
-
-    holds: CEL that is true of a good part. message: for one that is not. said: CEL that gives the
-    message with the actual values, None where there is nothing to add. field: below the part, to
-    which the message belongs.
-    """
-
-    holds: str
-    message: str
-    said: str | None = None
-    field: str | None = None
-    cause: Cause = "FieldValueInvalid"
-
-
-_MEBIBYTE = "quantity('1Mi')"
-_KEY = "^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
-
-
-def _at_least_a_mebibyte(field: str) -> Rule:
-    """A size in bytes; what is smaller is a unit forgotten, or an m meant as M."""
-    return Rule(
-        holds=f"quantity(string(self.{field})).compareTo({_MEBIBYTE}) >= 0",
-        message=f"{field} is below 1Mi: write it with a unit, like 16Gi (m is a thousandth)",
-        said=f"'{field} is ' + string(self.{field}) + ' bytes, below 1Mi: write it with a unit, "
-        "like 16Gi (m is a thousandth)'",
-        field=field,
-    )
-
-
-def _at_least_a_byte(field: str) -> Rule:
-    return Rule(
-        holds=f"quantity(string(self.{field})).compareTo(quantity('1')) >= 0",
-        message=f"{field} is below one byte: write it like 16Mi (m is a thousandth)",
-        field=field,
-    )
-
-
-def _unchanged_size(field: str, way_out: str) -> Rule:
-    return Rule(
-        holds=f"quantity(string(self.{field})).compareTo(quantity(string(oldSelf.{field}))) == 0",
-        message=f"{field} cannot change once the volumes exist: {way_out}",
-        field=field,
-        cause="FieldValueForbidden",
-    )
-
-
-def _unchanged_class(way_out: str) -> Rule:
-    name = "storageClassName"
-    return Rule(
-        holds=f"has(self.{name}) == has(oldSelf.{name}) && "
-        f"(!has(self.{name}) || self.{name} == oldSelf.{name})",
-        message=f"{name} cannot change once the volumes exist: {way_out}",
-        cause="FieldValueForbidden",
-    )
-
-
-def _keys_are_qualified(field: str) -> Rule:
-    return Rule(
-        holds=f"!has(self.{field}) || self.{field}.all(key, size(key) <= 317 && "
-        f"key.matches('{_KEY}'))",
-        message=f"{field} has a key that Kubernetes does not take: write it like team or "
-        "example.com/team, of letters, digits, dots and dashes",
-        field=field,
-    )
-
-
-def _bounds_in_order(low: str, high: str) -> Rule:
-    return Rule(
-        holds=f"self.{low} <= self.{high}",
-        message=f"{low} is above {high}: lower {low} or raise {high}",
-        field=low,
-    )
-
 
 _COPY = "make another GlinthawkDeployment and move over to it"
 
@@ -114,9 +42,9 @@ _PODS = (
         field="podLabels",
         cause="FieldValueForbidden",
     ),
-    _keys_are_qualified("podLabels"),
-    _keys_are_qualified("podAnnotations"),
-    _keys_are_qualified("nodeSelector"),
+    keys_are_qualified("podLabels"),
+    keys_are_qualified("podAnnotations"),
+    keys_are_qualified("nodeSelector"),
 )
 
 _SPEC = (
@@ -202,7 +130,7 @@ _MEMORY_TIER = (
         field="resources",
         cause="FieldValueForbidden",
     ),
-    _at_least_a_mebibyte("memoryOverhead"),
+    at_least_a_mebibyte("memoryOverhead"),
     *_PODS,
 )
 
@@ -210,12 +138,12 @@ RULES: Mapping[type[Part], tuple[Rule, ...]] = {
     GlinthawkDeploymentSpec: _SPEC,
     ModelSpec: _MODEL,
     CacheSpec: (
-        _at_least_a_mebibyte("size"),
-        _unchanged_size("size", _COPY),
-        _unchanged_class(_COPY),
+        at_least_a_mebibyte("size"),
+        unchanged_size("size", _COPY),
+        unchanged_class(_COPY),
     ),
     GpuTierSpec: (
-        _at_least_a_mebibyte("gpuMemory"),
+        at_least_a_mebibyte("gpuMemory"),
         Rule(
             holds="(!has(self.resources.requests) || !(self.gpuResource in "
             "self.resources.requests)) && (!has(self.resources.limits) || "
@@ -228,19 +156,19 @@ RULES: Mapping[type[Part], tuple[Rule, ...]] = {
         *_PODS,
     ),
     MemoryTierSpec: _MEMORY_TIER,
-    KvCacheSpec: (_at_least_a_mebibyte("memory"),),
-    ScalingSpec: (_bounds_in_order("minReplicas", "maxReplicas"),),
+    KvCacheSpec: (at_least_a_mebibyte("memory"),),
+    ScalingSpec: (bounds_in_order("minReplicas", "maxReplicas"),),
     GatewaySpec: (
-        _bounds_in_order("minLaneRows", "maxLaneRows"),
-        _at_least_a_byte("maxBodyBytes"),
-        _at_least_a_byte("maxFileBytes"),
-        _at_least_a_byte("maxLineBytes"),
+        bounds_in_order("minLaneRows", "maxLaneRows"),
+        at_least_a_byte("maxBodyBytes"),
+        at_least_a_byte("maxFileBytes"),
+        at_least_a_byte("maxLineBytes"),
         *_PODS,
     ),
     StorageSpec: (
-        _at_least_a_mebibyte("size"),
-        _unchanged_size("size", _COPY),
-        _unchanged_class(_COPY),
+        at_least_a_mebibyte("size"),
+        unchanged_size("size", _COPY),
+        unchanged_class(_COPY),
     ),
     ServiceSpec: (
         Rule(
@@ -255,12 +183,12 @@ RULES: Mapping[type[Part], tuple[Rule, ...]] = {
             "it, or remove them",
             field="type",
         ),
-        _keys_are_qualified("annotations"),
+        keys_are_qualified("annotations"),
     ),
-    MetricsSpec: (_keys_are_qualified("labels"),),
+    MetricsSpec: (keys_are_qualified("labels"),),
     ResourcesSpec: (
-        _keys_are_qualified("requests"),
-        _keys_are_qualified("limits"),
+        keys_are_qualified("requests"),
+        keys_are_qualified("limits"),
         Rule(
             holds="!has(self.requests) || !has(self.limits) || self.requests.all(name, "
             "!(name in self.limits) || quantity(string(self.requests[name])).compareTo("

@@ -16,7 +16,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from glinthawk_operator.crd.rules import RULES, Rule
+from glinthawk_operator.crd.rule import Rule
+from glinthawk_operator.crd.rules import RULES
 from glinthawk_operator.crd.spec import (
     GROUP,
     KIND,

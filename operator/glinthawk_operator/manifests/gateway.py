@@ -12,7 +12,6 @@ from glinthawk_operator.manifests.context import (
     METRICS_PORT,
     Context,
     Manifest,
-    drop_none,
 )
 from glinthawk_operator.manifests.fetching import build_fetch, model_mounts, model_volumes
 from glinthawk_operator.manifests.names import GATEWAY
@@ -21,11 +20,11 @@ from glinthawk_operator.manifests.pods import (
     PodParts,
     build_container,
     build_resources,
-    build_template,
     config_arguments,
     config_mounts,
     config_volumes,
 )
+from glinthawk_operator.manifests.stateful import build_claim, build_stateful_set
 
 GRACE_S = 60
 REQUESTS = {"cpu": "200m", "memory": "512Mi"}
@@ -34,45 +33,16 @@ REQUESTS = {"cpu": "200m", "memory": "512Mi"}
 def build_gateway(context: Context) -> Manifest:
     """Return the StatefulSet of the gateway."""
     storage = context.spec.gateway.storage
-    return {
-        "apiVersion": "apps/v1",
-        "kind": "StatefulSet",
-        "metadata": context.metadata(context.child(GATEWAY), GATEWAY),
-        "spec": {
-            "replicas": 1,
-            "serviceName": context.peers_service(GATEWAY),
-            "selector": {"matchLabels": context.selector(GATEWAY)},
-            "podManagementPolicy": "Parallel",
-            "updateStrategy": {"type": "OnDelete"},
-            "persistentVolumeClaimRetentionPolicy": {
-                "whenDeleted": storage.when_deleted,
-                "whenScaled": "Retain",
-            },
-            "template": build_template(context, GATEWAY, _parts(context)),
-            "volumeClaimTemplates": [
-                build_claim(context, GATEWAY, "data", storage.size, storage.storage_class_name)
-            ],
-        },
-    }
-
-
-def build_claim(
-    context: Context, component: str, name: str, size: str, storage_class: str | None
-) -> Manifest:
-    """Return a template of volume claims."""
-    return {
-        "apiVersion": "v1",
-        "kind": "PersistentVolumeClaim",
-        "metadata": {"name": name, "labels": context.selector(component)},
-        "spec": drop_none(
-            {
-                "accessModes": ["ReadWriteOnce"],
-                "resources": {"requests": {"storage": size}},
-                "storageClassName": storage_class,
-                "volumeMode": "Filesystem",
-            }
-        ),
-    }
+    claim = build_claim(context, GATEWAY, "data", storage.size, storage.storage_class_name)
+    return build_stateful_set(
+        context,
+        GATEWAY,
+        _parts(context),
+        replicas=1,
+        claims=[claim],
+        when_deleted=storage.when_deleted,
+        when_scaled="Retain",
+    )
 
 
 def _parts(context: Context) -> PodParts:

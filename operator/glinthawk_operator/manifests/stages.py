@@ -6,13 +6,11 @@ replacing one by one would only load the model as often as there are stages.
 
 from glinthawk_operator.manifests.context import Context, Manifest
 from glinthawk_operator.manifests.fetching import build_fetch, model_mounts, model_volumes
-from glinthawk_operator.manifests.gateway import build_claim
 from glinthawk_operator.manifests.names import STAGE
 from glinthawk_operator.manifests.pods import (
     PodParts,
     build_container,
     build_resources,
-    build_template,
     config_arguments,
     config_mounts,
     config_volumes,
@@ -21,6 +19,7 @@ from glinthawk_operator.manifests.pods import (
     member_probes,
     stage_environment,
 )
+from glinthawk_operator.manifests.stateful import build_claim, build_stateful_set
 
 GRACE_S = 60
 REQUESTS = {"cpu": "500m", "memory": "1Gi"}
@@ -29,27 +28,18 @@ REQUESTS = {"cpu": "500m", "memory": "1Gi"}
 def build_stages(context: Context) -> Manifest:
     """Return the StatefulSet of the stages."""
     cache = context.spec.model.cache
-    spec: Manifest = {
-        "replicas": context.spec.gpu_tier.stages,
-        "serviceName": context.peers_service(STAGE),
-        "selector": {"matchLabels": context.selector(STAGE)},
-        "podManagementPolicy": "Parallel",
-        "updateStrategy": {"type": "OnDelete"},
-        "persistentVolumeClaimRetentionPolicy": {
-            "whenDeleted": cache.when_deleted,
-            "whenScaled": "Delete",
-        },
-        "template": build_template(context, STAGE, _parts(context)),
-    }
+    claims = []
     if context.spec.model.hub_id is not None:
-        claim = build_claim(context, STAGE, "cache", cache.size, cache.storage_class_name)
-        spec["volumeClaimTemplates"] = [claim]
-    return {
-        "apiVersion": "apps/v1",
-        "kind": "StatefulSet",
-        "metadata": context.metadata(context.child(STAGE), STAGE),
-        "spec": spec,
-    }
+        claims = [build_claim(context, STAGE, "cache", cache.size, cache.storage_class_name)]
+    return build_stateful_set(
+        context,
+        STAGE,
+        _parts(context),
+        replicas=context.spec.gpu_tier.stages,
+        claims=claims,
+        when_deleted=cache.when_deleted,
+        when_scaled="Delete",
+    )
 
 
 def _parts(context: Context) -> PodParts:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from glinthawk.attention.frame import Frame
 from glinthawk.attention.sender import PageWanted
-from glinthawk.attention.worker import Frame
 from glinthawk.core.geometry import KVGeometry
 from glinthawk.errors import GlinthawkError, PeerUnavailable
 from glinthawk.telemetry.logging import get_logger

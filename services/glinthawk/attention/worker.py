@@ -15,14 +15,13 @@ them.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from glinthawk.attention.cache import KVCache
+from glinthawk.attention.frame import Frame, WorkerStats
 from glinthawk.attention.interface import AttentionBackend
 from glinthawk.core.geometry import KVGeometry
 from glinthawk.core.ids import SequenceId
@@ -38,37 +37,6 @@ log = get_logger("attention.worker")
 
 BuildBackend = Callable[[KVGeometry, int], AttentionBackend]
 """Makes a backend with an arena of so many pages."""
-
-
-class Replies(Protocol):
-    """Where the answers to a connection's frames go."""
-
-    def post(self, header: FrameHeader, *buffers: Buffer) -> None:
-        """Queue a frame to the peer; must not block."""
-
-
-def _keep() -> None:
-    """Do nothing with a payload that nobody wants back."""
-
-
-@dataclass(frozen=True)
-class Frame:
-    """A frame that came. `finish` is called once its payload is not read any more."""
-
-    header: FrameHeader
-    payload: memoryview
-    replies: Replies
-    finish: Callable[[], None] = _keep
-
-
-@dataclass(frozen=True)
-class WorkerStats:
-    """Figures of a worker; bytes of KV, seconds of computing."""
-
-    kv_used_bytes: int
-    kv_capacity_bytes: int
-    busy_s: float
-    num_dropped: int
 
 
 class _Outcome(Enum):

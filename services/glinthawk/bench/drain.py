@@ -162,10 +162,10 @@ def _run(
             "every sequence goes on",
             _ENOUGH_S,
         )
-        after = control.inspect()
         waits = [stream.longest_wait(began) for stream in streams]
         ends = [_end_of_pause(stream, began) for stream in streams]
     _wait_for(control, "the streams are over", lambda found: _held(found) == 0)
+    after = control.inspect()
     control.cancel_drain(FROM)
     _wait_for(control, f"{FROM} is back", lambda found: _state(found, FROM) == "active")
     counts = ("moved_tokens", "moved_bytes", "recomputed_tokens")

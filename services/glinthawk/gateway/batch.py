@@ -44,6 +44,7 @@ from glinthawk.models.hf_tokenizer import load_tokenizer
 from glinthawk.models.load import load_config
 from glinthawk.models.source import ModelFiles, model_digest, resolve_model, tokenizer_digest
 from glinthawk.models.tokenizer import Tokenizer
+from glinthawk.telemetry.defects import ThreadDefects
 from glinthawk.telemetry.logging import get_logger
 from glinthawk.telemetry.metrics import ServiceMetrics, serve_metrics
 from glinthawk.wire.control import Description, attach_control
@@ -69,8 +70,8 @@ def run_batch(config: BatchConfig) -> int:
         GlinthawkError: the run failed; finished lines are kept.
     """
     try:
-        with signals_as_interrupts():
-            return _BatchRun(config).run()
+        with signals_as_interrupts(), ThreadDefects() as defects:
+            return _BatchRun(config, defects).run()
     except Interrupted:
         Console(stderr=True).print("interrupted: the same command goes on from here")
         return EXIT_INTERRUPTED
@@ -101,8 +102,9 @@ def _kv_dtype(config: BatchConfig) -> DType | None:
 class _BatchRun:
     """One run of the command."""
 
-    def __init__(self, config: BatchConfig) -> None:
+    def __init__(self, config: BatchConfig, defects: ThreadDefects) -> None:
         check_paths(config.input, config.output)
+        self._defects = defects
         self._config = config
         self._console = Console(stderr=True)
         self._started_at = time.monotonic()
@@ -149,7 +151,7 @@ class _BatchRun:
             self._tiers_settings(),
             server,
             self._tokenizer,
-            next_epoch=self._output.raise_epoch,
+            reserve_epochs=self._output.reserve_epochs,
             on_done=self._completions.put,
             metrics=self._metrics,
         )
@@ -271,6 +273,7 @@ class _BatchRun:
         raise failure
 
     def _check_children(self) -> None:
+        self._defects.check()
         if self._launcher is not None:
             self._launcher.check()
 

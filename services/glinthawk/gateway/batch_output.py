@@ -134,15 +134,16 @@ class OutputFile:
             raise self._failure("syncing", error) from error
         self._synced_at_s = self._clock()
 
-    def raise_epoch(self) -> int:
-        """Return the next epoch, stored before it is returned.
+    def reserve_epochs(self, count: int) -> int:
+        """Raise the epoch by `count`, durably, and return the first of the new numbers.
 
         Raises:
             GlinthawkError: the sidecar cannot be written.
         """
-        self.epoch += 1
+        first = self.epoch + 1
+        self.epoch += count
         write_sidecar(sidecar_path(self._path), Sidecar(self._identity, self.epoch))
-        return self.epoch
+        return first
 
     def close(self) -> None:
         """Sync, close and unlock. Harmless when closed already.
@@ -174,7 +175,7 @@ class OutputFile:
             os.fsync(descriptor)
         except OSError as error:
             raise self._failure("mending", error) from error
-        self.raise_epoch()
+        self.reserve_epochs(1)
         return finished, num_bytes
 
     def _check_owner(self, sidecar: Sidecar | None) -> None:

@@ -26,6 +26,7 @@ from glinthawk.core.step import StepPlan, StepResult
 from glinthawk.errors import GlinthawkError, PeerUnavailable
 from glinthawk.gateway.busy import BusyMeter
 from glinthawk.gateway.copies import PageCopies
+from glinthawk.gateway.epochs import Epochs
 from glinthawk.gateway.events import CopyEnded
 from glinthawk.gateway.lines import LineEvents, StageLines
 from glinthawk.gateway.muster import Muster
@@ -74,7 +75,8 @@ class Cluster:
 
     Args:
         roster: decides who may join, and tells when all are there.
-        next_epoch: raises the counter that is kept beside the jobs, and returns it.
+        reserve_epochs: raises the counter that is kept beside the jobs by so many, and returns
+            the first of the new numbers.
         dial_options: transport and deadline of data connections.
         lease_s: seconds of silence after which a member is lost.
     """
@@ -83,16 +85,18 @@ class Cluster:
         self,
         roster: Roster,
         *,
-        next_epoch: Callable[[], int],
+        reserve_epochs: Callable[[int], int],
         dial_options: DialOptions,
         metrics: ServiceMetrics,
         lease_s: float = 6.0,
     ) -> None:
-        self._muster = Muster(roster, next_epoch)
+        epochs = Epochs(reserve_epochs)
+        epochs.prepare()
+        self._muster = Muster(roster, epochs)
         self._changed = self._muster.changed
         self._lease_s = lease_s
         self._membership = MembershipServer(self)
-        self._lines = StageLines(dial_options, metrics, oldest_epoch=next_epoch())
+        self._lines = StageLines(dial_options, metrics, oldest_epoch=epochs.take())
         self._keeper = threading.Thread(target=self._keep_whole, name="cluster", daemon=True)
         self._events: ClusterEvents | None = None
         self._is_closing = False
@@ -203,8 +207,7 @@ class Cluster:
 
     def busy_share(self, name: str) -> float | None:
         """Return the share of the last seconds in which a member computed, None if unknown."""
-        with self._changed:
-            return self._busy.share(name)
+        return self._busy.share(name)
 
     def addresses(self) -> dict[str, str]:
         """Return the address (host:port of gRPC) of each member, by name."""
@@ -231,19 +234,18 @@ class Cluster:
         self._muster.want_view()
 
     def on_heartbeat(self, name: str, heartbeat: Heartbeat) -> None:
-        """Figures of a member: of use is how busy it was, and that it wants to leave."""
+        """Figures of a member: of use is how busy it was, and that it wants to leave. Waits for
+        nobody: what follows it on the stream counts for the lease."""
         if heartbeat.drain_s is not None:
             self._let_leave(name, heartbeat.drain_s)
         busy_s = heartbeat.stats.get("busy_seconds")
         if busy_s is not None:
-            with self._changed:
-                self._busy.note(name, time.monotonic(), busy_s)
+            self._busy.note(name, time.monotonic(), busy_s)
 
     def on_leave(self, name: str, reason: str, lost: bool) -> None:
         """A member is gone."""
         log.warning("member_gone", reason=self._muster.dismiss(name, reason, is_lost=lost))
-        with self._changed:
-            self._busy.forget(name)
+        self._busy.forget(name)
 
     def _let_leave(self, name: str, drain_s: float) -> None:
         """Pass on that a worker wants to end; one that is not in use may do so at once."""

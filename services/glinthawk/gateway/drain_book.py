@@ -1,7 +1,6 @@
 """Which workers drain, kept in the store: a gateway that starts again goes on with it.
 
-A drain is of a process, not of a name: when another process joins under the name, the drain is
-forgotten. A worker that asked itself to end is not kept here, for it asks again. Times in the
+A drain is of a process, not of a name: of no effect on another process that joins under it. A worker that asked itself to end is not kept here, for it asks again. Times in the
 store are of the wall clock, which outlasts the gateway; the engine is told seconds that are left.
 """
 
@@ -9,13 +8,9 @@ import threading
 import time
 from collections.abc import Callable
 
-from glinthawk.errors import StoreUnavailable
 from glinthawk.gateway.roster import WorkerEntry
 from glinthawk.gateway.store.interface import Store
 from glinthawk.gateway.store.records import DrainRecord
-from glinthawk.telemetry.logging import get_logger
-
-log = get_logger("gateway.drain_book")
 
 KEPT_AFTER_S = 7 * 24 * 3600.0
 """How long after its deadline the drain of a worker that never came back is still known."""
@@ -59,13 +54,8 @@ class DrainBook:
         """Return how long a worker that has joined still drains, 0 when its time is over, None
         if it does not."""
         drain = self._drains.get(entry.name)
-        if drain is None:
+        if drain is None or drain.instance != entry.instance:
+            # What is kept of an earlier process is of no effect on this one, and goes by its age:
+            # whoever asks here must not wait for the store.
             return None
-        if drain.instance == entry.instance:
-            return max(0.0, drain.until_ms / 1000 - self._clock())
-        try:
-            self.forget(entry.name)
-        except StoreUnavailable as error:
-            # It is of no effect on this process, and found again when the next one joins.
-            log.warning("drain_not_forgotten", worker=entry.name, reason=str(error))
-        return None
+        return max(0.0, drain.until_ms / 1000 - self._clock())

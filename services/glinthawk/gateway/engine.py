@@ -10,8 +10,8 @@ it. It knows no sockets, no files and no HTTP: steps leave through the carrier.
     failures --------+        then text       +--> carrier.reset_worker(name)
     workers ---------+
 
-Workers come and go under it: what a lost one held is computed again elsewhere, from prompt and
-tokens so far; what a draining one holds is copied (see `evacuation`). Without a worker, everything
+Workers come and go under it (see `changes`): what a lost one held is computed again elsewhere, from
+prompt and tokens so far; what a draining one holds is copied. Without a worker, everything
 waits. While a stage is away no worker is of use, so all of them count as lost.
 """
 
@@ -19,20 +19,13 @@ import queue
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Protocol
 
-from glinthawk.core.ids import LaneId
-from glinthawk.core.step import SampledToken, StepPlan, StepResult
-from glinthawk.errors import (
-    GlinthawkError,
-    InvalidRequest,
-    InvariantBroken,
-    NotFound,
-    PeerUnavailable,
-)
+from glinthawk.core.step import SampledToken, StepResult
+from glinthawk.errors import GlinthawkError, InvariantBroken, NotFound
+from glinthawk.gateway.carrier import Carrier
+from glinthawk.gateway.changes import WorkerChanges
 from glinthawk.gateway.conversation import Listener, OpenRequest
 from glinthawk.gateway.detokenize import ChoiceResult
-from glinthawk.gateway.evacuation import Copier, Evacuation
 from glinthawk.gateway.events import (
     Broken,
     Cancel,
@@ -49,6 +42,7 @@ from glinthawk.gateway.events import (
 from glinthawk.gateway.open_requests import OpenRequests
 from glinthawk.gateway.requests import ParsedRequest
 from glinthawk.gateway.roster import WorkerEntry
+from glinthawk.gateway.worker_sizes import WorkerSizes
 from glinthawk.gateway.workers import WorkerFigures, Workforce
 from glinthawk.models.tokenizer import Tokenizer
 from glinthawk.scheduler import Flow, Scheduler, SchedulerStats
@@ -58,20 +52,6 @@ from glinthawk.telemetry.metrics import ServiceMetrics
 log = get_logger("gateway.engine")
 
 STATS_INTERVAL_S = 0.5
-
-
-class Carrier(Copier, Protocol):
-    """What takes steps, and orders to copy, to the tiers; its methods must not block."""
-
-    def send_step(self, plan: StepPlan, *, epoch: int, prefill_first: bool) -> None:
-        """Put a step on its way; `epoch` is that under which its worker joined."""
-
-    def reset_worker(self, name: str, epoch: int, error: GlinthawkError) -> None:
-        """Have what a worker holds dropped, after `error`; it joins again under a later epoch.
-        Nothing happens if it has another epoch than this already."""
-
-    def release_worker(self, name: str) -> None:
-        """Let a worker end that asked for it: nothing that it holds is needed."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +79,9 @@ class EngineStats:
 class Engine:
     """Drives one scheduler. `run` is the body of its thread.
 
-    carrier: takes steps away. on_done: called in the engine's thread, must not block. Workers
-    come by `worker_joined`; the scheduler that is given has none.
+    carrier: takes steps away. on_done: called in the engine's thread, must not block. sizes: of
+    workers of earlier lives too. Workers come by `worker_joined`; the scheduler that is given
+    has none.
     """
 
     def __init__(
@@ -111,12 +92,15 @@ class Engine:
         carrier: Carrier,
         on_done: Callable[[Completion], None],
         metrics: ServiceMetrics,
+        sizes: WorkerSizes | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._scheduler = scheduler
         self._workers = Workforce(scheduler)
-        self._evacuation = Evacuation(scheduler, self._workers, carrier)
         self._requests = OpenRequests(scheduler, tokenizer, self._end_request, metrics)
+        self._changes = WorkerChanges(
+            scheduler, self._workers, self._requests, carrier, sizes or WorkerSizes()
+        )
         self._carrier = carrier
         self._on_done = on_done
         self._metrics = metrics
@@ -265,63 +249,16 @@ class Engine:
         elif isinstance(event, StepResult):
             sampled += self._requests.commit(event)
         elif isinstance(event, StepFailed):
-            self._recover(event)
+            if self._changes.recover(event):
+                self._stats_due = 0.0
         elif isinstance(event, CopyEnded):
-            self._evacuation.end_copy(event)
+            self._changes.end_copy(event)
         elif isinstance(event, MemberEvent):
-            self._change_workers(event)
-
-    def _change_workers(self, event: MemberEvent) -> None:
-        self._stats_due = 0.0
-        if isinstance(event, WorkerJoined):
-            log.info("worker_joined", worker=event.entry.name, epoch=event.entry.epoch)
-            try:
-                self._workers.join(event.entry)
-                if event.drain_until is not None:
-                    self._workers.drain(event.entry.name, event.drain_until)
-            except InvalidRequest as error:
-                # It registered before the size of a page was known, and will find out itself.
-                log.warning("worker_unusable", worker=event.entry.name, reason=str(error))
-        elif isinstance(event, WorkerLost):
-            log.info("worker_lost", worker=event.name)
-            self._workers.lose(event.name)
-        else:
-            try:
-                self._change_drain(event)
-            except NotFound as error:
-                # It was there when the caller looked.
-                log.info("drain_ignored", reason=str(error))
-
-    def _change_drain(self, event: Drain) -> None:
-        if event.deadline is not None:
-            if self._workers.drain(event.name, event.deadline, then_ends=event.then_ends):
-                log.info("worker_drains", worker=event.name)
-            return
-        log.info("drain_cancelled", worker=event.name)
-        entry = self._workers.cancel_drain(event.name)
-        if entry is not None:
-            error = PeerUnavailable("it was drained, and comes back empty")
-            self._carrier.reset_worker(entry.name, entry.epoch, error)
-
-    def _recover(self, event: StepFailed) -> None:
-        """A step failed, and what its worker holds is not certain any more: the worker begins
-        anew, and its sequences are computed again. Those that fail again and again end."""
-        plan = self._scheduler.find_step(LaneId(event.lane), event.step)
-        if plan is None:
-            return
-        self._stats_due = 0.0
-        log.warning("step_failed", worker=plan.worker, step=plan.step, error=str(event.error))
-        epoch = self._workers.epoch_of(plan.worker)
-        self._workers.lose(plan.worker)
-        if not isinstance(event.error, PeerUnavailable):
-            self._requests.blame(plan, event.error)
-        self._carrier.reset_worker(plan.worker, epoch, event.error)
+            self._changes.follow(event)
+            self._stats_due = 0.0
 
     def _plan(self) -> None:
-        now = self._clock()
-        for name in self._workers.settle(now):
-            self._carrier.release_worker(name)
-        self._evacuation.begin_copies(now)
+        self._changes.settle(self._clock())
         for plan in self._scheduler.plan():
             self._carrier.send_step(
                 plan,
@@ -338,17 +275,21 @@ class Engine:
         if now < self._stats_due:
             return
         self._stats_due = now + STATS_INTERVAL_S
+        self._changes.note_sizes()
         stats = self._scheduler.stats()
         self._metrics.kv_used_bytes.set(stats.kv_used_bytes)
         self._metrics.kv_demanded_bytes.set(stats.kv_demanded_bytes)
         self._metrics.kv_capacity_bytes.set(stats.kv_capacity_bytes)
         self._metrics.queue_depth.set(stats.num_waiting)
+        self._metrics.set_waiting(
+            interactive=stats.num_waiting_interactive, batch=stats.num_waiting_batch
+        )
         self._metrics.lanes.set(sum(rows > 0 for rows in stats.lane_rows))
         self.stats = EngineStats(
             tokens_in=self._requests.totals.tokens_in,
             tokens_out=self._requests.totals.tokens_out,
             steps=self._requests.totals.steps,
             scheduler=stats,
-            moved_bytes=self._evacuation.moved_bytes,
+            moved_bytes=self._changes.moved_bytes,
             workers=tuple(self._workers.figures()),
         )

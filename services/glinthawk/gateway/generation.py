@@ -12,13 +12,13 @@ from glinthawk.errors import PeerUnavailable
 from glinthawk.gateway.conversation import Listener
 from glinthawk.gateway.engine import Completion, Engine
 from glinthawk.gateway.requests import ModelContext, ParsedRequest
-from glinthawk.scheduler import Flow
+from glinthawk.scheduler import Flow, RequestClass
 
 OnDone = Callable[[Completion], None]
 """Told once when a request ends; called in the engine's thread, must not block."""
 
 
-INTERACTIVE = Flow("interactive", 8.0)
+INTERACTIVE = Flow("interactive", 8.0, RequestClass.INTERACTIVE)
 """Requests of callers who wait for the answer."""
 
 

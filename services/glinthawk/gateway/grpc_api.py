@@ -14,6 +14,7 @@ from glinthawk.errors import (
     CapacityExceeded,
     InvalidRequest,
     PeerUnavailable,
+    StoreUnavailable,
     Unauthenticated,
 )
 from glinthawk.gateway.bodies import build_body, encode_json_line
@@ -40,6 +41,9 @@ from glinthawk.wire.gateway_services import Delta, JobView, NewJob, OnEnd
 MAX_CALLS = 128
 """`Generate` calls that are open at a time, of all callers: the server's other half of threads
 is for stages and workers."""
+
+MAX_JOB_CALLS = 32
+"""Calls of `Jobs` that are open at a time: a locked store holds each up for seconds."""
 
 _DEFAULT_PAGE = 20
 _MAX_PAGE = 100
@@ -172,11 +176,19 @@ class GrpcInference:
 
 
 class GrpcJobs:
-    """Answers `Jobs`."""
+    """Answers `Jobs`.
 
-    def __init__(self, services: HttpServices, doorkeeper: Doorkeeper) -> None:
+    Raises:
+        StoreUnavailable: as the store does, and if too many calls wait for it.
+    """
+
+    def __init__(
+        self, services: HttpServices, doorkeeper: Doorkeeper, *, max_calls: int = MAX_JOB_CALLS
+    ) -> None:
         self._services = services
         self._doorkeeper = doorkeeper
+        self._max_calls = max_calls
+        self._places = threading.BoundedSemaphore(max_calls)
 
     def create_job(self, authorization: str | None, job: NewJob) -> JobView:
         """See `JobsDoor`."""
@@ -192,12 +204,14 @@ class GrpcJobs:
         batch = parse_batch(
             fields, batch_id=f"batch_{services.new_id()}", owner=caller, now=services.now()
         )
-        return _build_view(keep_batch(services, batch))
+        with self._take_place():
+            return _build_view(keep_batch(services, batch))
 
     def get_job(self, authorization: str | None, job_id: str) -> JobView:
         """See `JobsDoor`."""
         self._doorkeeper.admit(authorization)
-        return _build_view(self._services.store.get_batch(job_id))
+        with self._take_place():
+            return _build_view(self._services.store.get_batch(job_id))
 
     def list_jobs(
         self, authorization: str | None, *, after: str | None, limit: int
@@ -207,13 +221,27 @@ class GrpcJobs:
         if limit > _MAX_PAGE:
             raise InvalidRequest(f"limit is {limit}; at most {_MAX_PAGE} come at a time")
         limit = limit or _DEFAULT_PAGE
-        found = self._services.store.list_batches(limit=limit + 1, after=after)
+        with self._take_place():
+            found = self._services.store.list_batches(limit=limit + 1, after=after)
         return [_build_view(batch) for batch in found[:limit]], len(found) > limit
 
     def cancel_job(self, authorization: str | None, job_id: str) -> JobView:
         """See `JobsDoor`."""
         self._doorkeeper.admit(authorization)
-        return _build_view(cancel_batch(self._services, job_id))
+        with self._take_place():
+            return _build_view(cancel_batch(self._services, job_id))
+
+    @contextmanager
+    def _take_place(self) -> Iterator[None]:
+        if not self._places.acquire(blocking=False):
+            raise StoreUnavailable(
+                f"the store is busy: {self._max_calls} calls of Jobs wait for it, the most there "
+                "may be; try again"
+            )
+        try:
+            yield
+        finally:
+            self._places.release()
 
 
 class GrpcOperations:

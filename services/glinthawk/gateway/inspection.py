@@ -1,13 +1,16 @@
 """How a gateway stands, in one document: for people, for the operator, and for tests.
 
-The document is JSON: names here are names there. Bytes, seconds and shares from 0 to 1.
+The document is JSON: names here are names there. Bytes, seconds and shares from 0 to 1. What is
+said of the fields is what docs/api-reference.md says.
 """
 
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from glinthawk import __version__
 from glinthawk.gateway.cluster import Cluster
@@ -21,61 +24,79 @@ _RATE_WINDOW_S = 10.0
 
 @dataclass(frozen=True)
 class KvFigures:
-    """KV bytes held now, wanted by running and admissible waiting sequences, and there."""
+    """Bytes of KV memory, of the whole tier."""
 
-    used_bytes: int = 0
-    demanded_bytes: int = 0
-    capacity_bytes: int = 0
+    used_bytes: Annotated[int, Field(description="Held now.")] = 0
+    demanded_bytes: Annotated[
+        int, Field(description="Wanted by running and admissible waiting sequences.")
+    ] = 0
+    capacity_bytes: Annotated[int, Field(description="There in all workers in use.")] = 0
 
 
 @dataclass(frozen=True)
 class StageView:
-    """A stage: layers [first_layer, last_layer). busy_share: None while it is not known."""
+    """A stage that is there."""
 
-    name: str
-    address: str
-    first_layer: int
-    last_layer: int
-    busy_share: float | None
+    name: Annotated[str, Field(description="As it registered.")]
+    address: Annotated[str, Field(description="Host and port of its gRPC.")]
+    first_layer: Annotated[int, Field(description="The first of its layers.")]
+    last_layer: Annotated[int, Field(description="The first layer behind them.")]
+    busy_share: Annotated[
+        float | None,
+        Field(description="Of the last seconds, in which it computed; null while not known."),
+    ]
 
 
 @dataclass(frozen=True)
 class WorkerView:
-    """An attention worker. state: active, draining, drained or lost."""
+    """An attention worker that is, or was, there."""
 
-    name: str
-    address: str | None
-    state: str
-    num_sequences: int
-    kv_used_bytes: int
-    kv_capacity_bytes: int
-    busy_share: float | None
+    name: Annotated[str, Field(description="As it registered.")]
+    address: Annotated[str | None, Field(description="Host and port of its gRPC, while there.")]
+    state: Annotated[str, Field(description="`active`, `draining`, `drained` or `lost`.")]
+    num_sequences: Annotated[int, Field(description="That run there.")]
+    kv_used_bytes: Annotated[int, Field(description="KV that they hold.")]
+    kv_capacity_bytes: Annotated[int, Field(description="KV memory that it has.")]
+    busy_share: Annotated[
+        float | None,
+        Field(description="Of the last seconds, in which it computed; null while not known."),
+    ]
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """See the module. lane_rows: sequences in each lane. Tokens count from the engine's start."""
+    """How a gateway stands. Tokens count from its start."""
 
-    version: str
-    protocol_version: int
-    model: str
-    is_ready: bool
-    num_stages: int
-    stages: tuple[StageView, ...] = ()
-    workers: tuple[WorkerView, ...] = ()
-    kv: KvFigures = KvFigures()
-    lane_rows: tuple[int, ...] = ()
-    num_waiting: int = 0
-    num_prefilling: int = 0
-    num_decoding: int = 0
-    num_moving: int = 0
-    recomputed_tokens: int = 0
-    moved_tokens: int = 0
-    moved_bytes: int = 0
-    tokens_in: int = 0
-    tokens_out: int = 0
-    tokens_out_per_s: float = 0.0
-    jobs: tuple[JobProgress, ...] = ()
+    version: Annotated[str, Field(description="Of Glinthawk.")]
+    protocol_version: Annotated[int, Field(description="That stages and workers must speak too.")]
+    model: Annotated[str, Field(description="The first name under which the model is served.")]
+    is_ready: Annotated[bool, Field(description="A token can be generated now.")]
+    num_stages: Annotated[int, Field(description="Stages that are needed.")]
+    stages: Annotated[tuple[StageView, ...], Field(description="Those that are there.")] = ()
+    workers: Annotated[tuple[WorkerView, ...], Field(description="All that are known.")] = ()
+    kv: Annotated[KvFigures, Field(description="KV memory.")] = KvFigures()
+    lane_rows: Annotated[tuple[int, ...], Field(description="Sequences in each lane.")] = ()
+    num_waiting: Annotated[int, Field(description="Sequences that wait in the engine.")] = 0
+    num_waiting_interactive: Annotated[
+        int, Field(description="Of these, those of callers who wait.")
+    ] = 0
+    num_waiting_batch: Annotated[int, Field(description="Of these, those of batches.")] = 0
+    num_prefilling: Annotated[int, Field(description="Sequences whose prompt is under way.")] = 0
+    num_decoding: Annotated[int, Field(description="Sequences that generate.")] = 0
+    num_moving: Annotated[
+        int, Field(description="Sequences whose KV is being copied to another worker.")
+    ] = 0
+    recomputed_tokens: Annotated[
+        int, Field(description="Prefilled again, because their KV was given up or lost.")
+    ] = 0
+    moved_tokens: Annotated[int, Field(description="Whose KV was copied between workers.")] = 0
+    moved_bytes: Annotated[int, Field(description="That were copied.")] = 0
+    tokens_in: Annotated[int, Field(description="Prompt tokens prefilled.")] = 0
+    tokens_out: Annotated[int, Field(description="Tokens generated.")] = 0
+    tokens_out_per_s: Annotated[float, Field(description="Tokens generated a second, lately.")] = (
+        0.0
+    )
+    jobs: Annotated[tuple[JobProgress, ...], Field(description="Batches that are not over.")] = ()
 
     def to_document(self) -> dict[str, Any]:
         """Return it as JSON can hold it."""
@@ -165,6 +186,8 @@ class Inspector:
             ),
             lane_rows=scheduler.lane_rows,
             num_waiting=scheduler.num_waiting,
+            num_waiting_interactive=scheduler.num_waiting_interactive,
+            num_waiting_batch=scheduler.num_waiting_batch,
             num_prefilling=scheduler.num_prefilling,
             num_decoding=scheduler.num_decoding,
             num_moving=scheduler.num_moving,

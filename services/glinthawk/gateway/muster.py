@@ -1,15 +1,16 @@
 """Who is there, and what happened to them since it was last told: the roster behind a lock.
 
 Threads of the membership admit and dismiss; the cluster's own thread takes the changes. Nothing
-here sends anything.
+here sends anything, and nobody waits for the store under the lock: heartbeats come through it.
 """
 
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from glinthawk.errors import GlinthawkError
+from glinthawk.gateway.epochs import Epochs
 from glinthawk.gateway.resets import Resets
 from glinthawk.gateway.roster import Roster, WorkerEntry
 from glinthawk.wire.messages import Member, Refused, Registration, View
@@ -28,10 +29,10 @@ class Changes:
 class Muster:
     """The members of one gateway. `changed` is its lock, and is notified of every change."""
 
-    def __init__(self, roster: Roster, next_epoch: Callable[[], int]) -> None:
+    def __init__(self, roster: Roster, epochs: Epochs) -> None:
         self.roster = roster
         self.changed = threading.Condition()
-        self._next_epoch = next_epoch
+        self._epochs = epochs
         self._reasons: dict[str, str] = {}
         self._resets = Resets()
         self._is_view_due = False
@@ -39,12 +40,17 @@ class Muster:
     # --- from the membership's threads, and the engine's
 
     def admit(self, registration: Registration) -> int | Refused:
-        """Take a process in under a new epoch, or say why not."""
+        """Take a process in under a new epoch, or say why not.
+
+        Raises:
+            StoreUnavailable: there is no epoch for it now.
+        """
+        self._epochs.prepare()
         with self.changed:
             reason = self.roster.reason_to_refuse(registration)
             if reason is not None:
                 return Refused(reason)
-            epoch = self._next_epoch()
+            epoch = self._epochs.take()
             self.roster.add(registration, epoch)
             self.changed.notify_all()
         return epoch
@@ -88,9 +94,14 @@ class Muster:
         return next((reason for reason in reasons if reason is not None), None)
 
     def renew(self) -> View:
-        """Give all workers a later epoch, so that all they hold is void, and return the view."""
+        """Give all workers a later epoch, so that all they hold is void, and return the view.
+
+        Raises:
+            StoreUnavailable: there is no epoch for it now; nothing changed.
+        """
+        self._epochs.prepare()
         with self.changed:
-            epoch = self._next_epoch()
+            epoch = self._epochs.take()
             for entry in self.roster.workers():
                 self.roster.raise_epoch(entry.name, epoch)
             return self._build_view()
@@ -98,7 +109,13 @@ class Muster:
     def take_changes(
         self, through: tuple[Member, ...], told: Mapping[str, int], now: float
     ) -> Changes:
-        """Begin the resets that are due, and return how workers differ from those `told`."""
+        """Begin the resets that are due, and return how workers differ from those `told`.
+
+        Raises:
+            StoreUnavailable: there is no epoch for it now; nothing is forgotten.
+        """
+        if self._is_change_due(told, now):
+            self._epochs.prepare()
         with self.changed:
             self._reset_due(now)
             entries = {entry.name: entry for entry in self.roster.workers()}
@@ -112,15 +129,21 @@ class Muster:
             self._reasons = {name: text for name, text in self._reasons.items() if name in known}
         return Changes(reasons, joined, view)
 
+    def _is_change_due(self, told: Mapping[str, int], now: float) -> bool:
+        """Whether `take_changes` is likely to need an epoch."""
+        with self.changed:
+            epochs = {entry.name: entry.epoch for entry in self.roster.workers()}
+            return self._is_view_due or epochs != told or self._resets.is_due(now)
+
     def _reset_due(self, now: float) -> None:
         if self._resets.is_due(now):
-            epoch = self._next_epoch()
+            epoch = self._epochs.take()
             present = {entry.name for entry in self.roster.workers()}
             for name in self._resets.take_due(now):
                 if name in present:
                     self.roster.raise_epoch(name, epoch)
 
     def _build_view(self) -> View:
-        view = self.roster.build_view(self._next_epoch())
+        view = self.roster.build_view(self._epochs.take())
         self._is_view_due = False
         return view

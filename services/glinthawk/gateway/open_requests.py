@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from glinthawk.core.ids import SequenceId
 from glinthawk.core.step import SampledToken, SequenceStart, StepPlan, StepResult
-from glinthawk.errors import GlinthawkError, InvariantBroken
+from glinthawk.errors import GlinthawkError, InvalidRequest, InvariantBroken
 from glinthawk.gateway.conversation import OpenRequest, OpenSequence
 from glinthawk.gateway.events import Submit
 from glinthawk.models.tokenizer import Tokenizer
@@ -82,6 +82,7 @@ class OpenRequests:
             return []
         self.totals.steps += 1
         self._metrics.steps.inc()
+        self._metrics.recomputed_tokens.inc(committed.recomputed_tokens)
         if result.sampled:
             self._metrics.lane_rows.observe(len(result.sampled))
         for identity, position, logprobs in result.prompt_logprobs:
@@ -132,6 +133,17 @@ class OpenRequests:
             if sequence.num_failures >= MOST_FAILURES:
                 reason = f"given up after {sequence.num_failures} failed steps, the last: {error}"
                 self._finish(sequence.request, InvariantBroken(reason))
+
+    def end_oversized(self) -> None:
+        """End the requests that no worker could hold any more, of those that there are or were."""
+        for request in list(self._requests.values()):
+            try:
+                for sequence in request.sequences.values():
+                    choice = sequence.choice
+                    prompt = request.parsed.prompts[choice.prompt_index]
+                    self._scheduler.check_size(len(prompt.tokens), choice.max_new_tokens)
+            except InvalidRequest as error:
+                self._finish(request, error)
 
     def close(self, key: Hashable) -> None:
         """Give a request up; one that is not open is no error."""

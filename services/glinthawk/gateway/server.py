@@ -19,8 +19,7 @@ from rich.console import Console
 
 from glinthawk import __version__
 from glinthawk.config import GatewayConfig, UpConfig
-from glinthawk.core.dtype import DType
-from glinthawk.errors import GlinthawkError, InvalidConfig
+from glinthawk.errors import GlinthawkError
 from glinthawk.gateway.control import Operations, build_control_app
 from glinthawk.gateway.drain_book import DrainBook
 from glinthawk.gateway.generation import Generation
@@ -34,16 +33,18 @@ from glinthawk.gateway.jobs.metrics import JobMetrics
 from glinthawk.gateway.jobs.runner import JobRunner
 from glinthawk.gateway.jobs.services import JobServices, JobSettings
 from glinthawk.gateway.keys import KeyRing
-from glinthawk.gateway.lane_settings import choose_lanes
 from glinthawk.gateway.launcher import Launcher
 from glinthawk.gateway.requests import ModelContext
 from glinthawk.gateway.store.interface import Store
 from glinthawk.gateway.store.sql import open_store
-from glinthawk.gateway.tiers import Tiers, TiersSettings
+from glinthawk.gateway.tier_settings import build_tiers_settings, check_sizes, longest_sequence
+from glinthawk.gateway.tiers import Tiers
+from glinthawk.gateway.worker_sizes import SizeBook
 from glinthawk.models.config import ModelConfig
 from glinthawk.models.hf_tokenizer import load_tokenizer
 from glinthawk.models.load import load_config
 from glinthawk.models.source import ModelFiles, model_digest, resolve_model
+from glinthawk.telemetry.defects import ThreadDefects
 from glinthawk.telemetry.logging import get_logger
 from glinthawk.telemetry.metrics import ServiceMetrics, serve_metrics
 from glinthawk.wire.control import Description, attach_control
@@ -77,8 +78,8 @@ def run_gateway(config: GatewayConfig) -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, end)
-    with ExitStack() as stack:
-        gateway = _Gateway(config, stack, stop)
+    with ThreadDefects() as defects, ExitStack() as stack:
+        gateway = _Gateway(config, stack, stop, defects)
         try:
             gateway.start()
             gateway.serve()
@@ -90,14 +91,21 @@ def run_gateway(config: GatewayConfig) -> int:
 class _Gateway:
     """One gateway. What it starts is ended by `stack`, the last first."""
 
-    def __init__(self, config: GatewayConfig, stack: ExitStack, stop: threading.Event) -> None:
+    def __init__(
+        self,
+        config: GatewayConfig,
+        stack: ExitStack,
+        stop: threading.Event,
+        defects: ThreadDefects,
+    ) -> None:
         self._config = config
         self._stack = stack
         self._stop = stop
+        self._defects = defects
         self._console = Console(stderr=True)
         files: ModelFiles = resolve_model(config.model, revision=config.revision)
         self._model: ModelConfig = load_config(files)
-        _check_sizes(config, self._model)
+        check_sizes(config, self._model)
         self._registry = CollectorRegistry()
         self._metrics = ServiceMetrics(self._registry)
         self._store: Store = open_store(config.data_dir)
@@ -105,21 +113,23 @@ class _Gateway:
         tokenizer = load_tokenizer(files)
         context = ModelContext(
             tokenizer,
-            self._max_sequence_length,
+            longest_sequence(config, self._model),
             frozenset(self._model.eos_token_ids),
             vocab_size=self._model.vocab_size,
         )
         self._generation = Generation(context, run_seed=config.seed)
         self._grpc = GrpcServer(*config.listen_address, secret=config.secret)
         drains = DrainBook(self._store)
+        self._sizes = SizeBook(self._store)
         self._tiers = Tiers(
-            self._tiers_settings(model_digest(files)),
+            build_tiers_settings(config, self._model, model_digest(files)),
             self._grpc,
             tokenizer,
-            next_epoch=self._store.next_epoch,
+            reserve_epochs=self._store.reserve_epochs,
             on_done=self._generation.finish,
             metrics=self._metrics,
             drain_left=drains.seconds_left,
+            sizes=self._sizes.sizes,
         )
         self._jobs = JobRunner(
             JobServices(self._store, self._generation, JobMetrics(self._registry)),
@@ -156,6 +166,8 @@ class _Gateway:
         metrics = serve_metrics(self._registry, config.host, config.metrics_port)
         stack.callback(metrics.close)
         self._tiers.start()
+        self._sizes.start()
+        stack.callback(self._sizes.stop)
         if isinstance(config, UpConfig):
             self._launcher = Launcher(config, gateway_address=self._grpc.address)
             stack.callback(self._launcher.stop)
@@ -238,7 +250,7 @@ class _Gateway:
         """Stay until a signal comes.
 
         Raises:
-            GlinthawkError: the engine or the jobs cannot go on.
+            GlinthawkError: the engine, the jobs or another thread cannot go on.
         """
         while not self._stop.wait(TICK_S):
             self._tick()
@@ -254,6 +266,7 @@ class _Gateway:
         self._tick()
 
     def _tick(self) -> None:
+        self._defects.check()
         if self._launcher is not None:
             self._launcher.revive()
         self._inspector.tick()
@@ -268,33 +281,3 @@ class _Gateway:
 
     def _describe(self) -> Description:
         return Description("gateway", "gateway", __version__, stats=self._operations.inspect())
-
-    @property
-    def _max_sequence_length(self) -> int:
-        return self._config.max_sequence_length or self._model.context_length
-
-    def _tiers_settings(self, digest: str) -> TiersSettings:
-        config = self._config
-        return TiersSettings(
-            model=self._model,
-            model_digest=digest,
-            num_stages=config.stages,
-            num_workers=0,
-            kv_dtype=None if config.kv_dtype == "auto" else DType.parse(config.kv_dtype),
-            max_sequence_length=self._max_sequence_length,
-            lanes=choose_lanes(config),
-            transport=config.transport,
-            secret=config.secret,
-            survives=True,
-        )
-
-
-def _check_sizes(config: GatewayConfig, model: ModelConfig) -> None:
-    """Refuse sizes that the model rules out, before anything is started."""
-    longest = config.max_sequence_length
-    if longest is not None and longest > model.context_length:
-        raise InvalidConfig(
-            f"--max-sequence-length {longest} is above the model's context of "
-            f"{model.context_length} tokens; lower it"
-        )
-    model.split_layers(config.stages)

@@ -81,6 +81,9 @@ def _build_figures(document: Mapping[str, Any]) -> Table:
         f"{document['num_decoding']:,} decoding, {document['num_prefilling']:,} in prefill, "
         f"{document['num_waiting']:,} waiting"
     )
+    interactive = document.get("num_waiting_interactive")  # earlier releases do not say
+    if interactive:
+        sequences += f" ({interactive:,} interactive)"
     tokens = (
         f"{document['tokens_out_per_s']:,.1f} out per second; {document['tokens_in']:,} in, "
         f"{document['tokens_out']:,} out, {document['recomputed_tokens']:,} recomputed, "

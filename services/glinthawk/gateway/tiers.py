@@ -18,6 +18,7 @@ from glinthawk.gateway.cluster import Cluster, ClusterEvents
 from glinthawk.gateway.engine import Completion, Engine
 from glinthawk.gateway.lane_settings import LaneSettings
 from glinthawk.gateway.roster import Roster, WorkerEntry
+from glinthawk.gateway.worker_sizes import WorkerSizes
 from glinthawk.gateway.workers import WorkerState
 from glinthawk.models.config import ModelConfig
 from glinthawk.models.tokenizer import Tokenizer
@@ -63,10 +64,11 @@ class Tiers:
         settings: what they are made of.
         server: gRPC server of the process; started by the caller after this was made.
         tokenizer: of the model.
-        next_epoch: raises the durable counter of epochs, and returns it.
+        reserve_epochs: raises the durable counter of epochs by so many, and returns the first.
         on_done: gets each finished request, in the engine's thread; must not block.
         metrics: of the process.
         drain_left: seconds in which a worker that joins is to be empty, None if it is to stay.
+        sizes: of workers, also of those before this process; None for none before.
     """
 
     def __init__(
@@ -75,13 +77,15 @@ class Tiers:
         server: GrpcServer,
         tokenizer: Tokenizer,
         *,
-        next_epoch: Callable[[], int],
+        reserve_epochs: Callable[[int], int],
         on_done: Callable[[Completion], None],
         metrics: ServiceMetrics,
         drain_left: Callable[[WorkerEntry], float | None] = lambda entry: None,
+        sizes: WorkerSizes | None = None,
     ) -> None:
         self._settings = settings
         self._drain_left = drain_left
+        self._sizes = sizes
         self._tokenizer = tokenizer
         self._on_done = on_done
         self._metrics = metrics
@@ -94,7 +98,7 @@ class Tiers:
         )
         self.cluster = Cluster(
             roster,
-            next_epoch=next_epoch,
+            reserve_epochs=reserve_epochs,
             dial_options=DialOptions(
                 transport=settings.transport,
                 timeout_s=DIAL_S,
@@ -153,6 +157,7 @@ class Tiers:
             carrier=carrier,
             on_done=self._on_done,
             metrics=self._metrics,
+            sizes=self._sizes,
         )
         self._engine = engine
         self._thread = threading.Thread(target=engine.run, name="engine", daemon=True)

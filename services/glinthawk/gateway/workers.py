@@ -171,6 +171,10 @@ class Workforce:
                     ending.append(name)
         return ending
 
+    def sizes(self) -> list[int]:
+        """Return the KV memory, in bytes, of each worker that is there."""
+        return [item.entry.kv_bytes for item in self._records.values() if item.is_present]
+
     def figures(self) -> Iterator[WorkerFigures]:
         """Yield how each worker stands."""
         for name, record in self._records.items():

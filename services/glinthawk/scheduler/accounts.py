@@ -7,7 +7,7 @@ from itertools import islice
 
 from glinthawk.errors import InvariantBroken
 from glinthawk.scheduler.books import Books
-from glinthawk.scheduler.data import SchedulerStats
+from glinthawk.scheduler.data import RequestClass, SchedulerStats
 from glinthawk.scheduler.lane import Lane
 from glinthawk.scheduler.sequence import LEADS, Phase, Sequence
 from glinthawk.scheduler.worker import WorkerState
@@ -18,9 +18,14 @@ def build_stats(books: Books) -> SchedulerStats:
     workers = list(books.workers.values())
     page_bytes = books.config.geometry.page_bytes
     lanes = [lane for worker in workers for lane in worker.lanes]
-    pending = sum(sequence.phase is Phase.PENDING for sequence in books.sequences.values())
+    waiting = Counter(
+        sequence.group.flow.request_class
+        for sequence in books.sequences.values()
+        if sequence.phase in (Phase.QUEUED, Phase.PENDING)
+    )
     return SchedulerStats(
-        num_waiting=len(books.queue) + pending,
+        num_waiting_interactive=waiting[RequestClass.INTERACTIVE],
+        num_waiting_batch=waiting[RequestClass.BATCH],
         num_prefilling=sum(len(worker.prefilling) for worker in workers),
         num_decoding=sum(lane.size for lane in lanes),
         lane_rows=tuple(lane.num_rows for lane in lanes),

@@ -102,10 +102,8 @@ class Books:
             self.unfork(sequence)
             return
         self.num_set_back += 1
-        if sequence.phase is Phase.PREFILL:
-            self.recomputed_tokens += sequence.prefilled
-        else:
-            self.recomputed_tokens += len(sequence.tokens) - 1
+        if sequence.phase is not Phase.PREFILL:
+            sequence.computed = max(sequence.computed, len(sequence.tokens) - 1)
         self._leave(sequence)
         if sequence.doomed is None:
             self.queue.put_back(sequence)
@@ -190,6 +188,7 @@ class Books:
         elif not any(s.phase in LEADS for s in group.members):
             lead = min(group.pending, key=lambda sequence: sequence.order)
             group.pending.remove(lead)
+            lead.computed = max(lead.computed, group.computed)
             self.queue.put_back(lead)
 
     def forget_worker(self, worker: WorkerState) -> tuple[SequenceId, ...]:

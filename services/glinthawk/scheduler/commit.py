@@ -29,6 +29,7 @@ def commit_step(
     _land(books, flight)
     for released in flight.plan.releases:
         flight.worker.unreleased.pop(released, None)
+    recomputed = _count_recomputed(books, flight)
     accepted: list[SequenceId] = []
     endings: Endings = []
     for sequence, token in zip(flight.sequences, sampled, strict=True):
@@ -50,7 +51,9 @@ def commit_step(
     else:
         _end_prefill(books, flight, endings)
     told = tuple(_end_all(books, flight, endings))
-    return Committed(result.lane, result.step, flight.plan.kind, frozenset(accepted), told)
+    return Committed(
+        result.lane, result.step, flight.plan.kind, frozenset(accepted), told, recomputed
+    )
 
 
 def _match(flight: Flight, result: StepResult) -> list[SampledToken | None]:
@@ -85,6 +88,23 @@ def _land(books: Books, flight: Flight) -> None:
     worker.side_lanes.append(plan.lane)
     if plan.kind is StepKind.PREFILL:
         worker.prefills_flying -= 1
+
+
+def _count_recomputed(books: Books, flight: Flight) -> int:
+    """Return how many tokens of a prefill step had KV before, and note those that have it now."""
+    plan = flight.plan
+    if plan.kind is not StepKind.PREFILL:
+        return 0
+    recomputed = 0
+    spans = zip(plan.starts.tolist(), plan.counts.tolist(), strict=True)
+    for sequence, (start, count) in zip(flight.sequences, spans, strict=True):
+        end = start + count
+        recomputed += max(0, min(end, sequence.computed) - start)
+        sequence.computed = max(sequence.computed, end)
+        group = sequence.group
+        group.computed = max(group.computed, min(end, group.fork_tokens))
+    books.recomputed_tokens += recomputed
+    return recomputed
 
 
 def _advance_lane(flight: Flight, lane: Lane, sampled: list[SampledToken | None]) -> None:

@@ -16,12 +16,20 @@ class FinishReason(StrEnum):
     ERROR = "error"
 
 
+class RequestClass(StrEnum):
+    """Who waits for a request: a caller, or a batch."""
+
+    INTERACTIVE = "interactive"
+    BATCH = "batch"
+
+
 @dataclass(frozen=True)
 class Flow:
     """Whom requests belong to, for fairness: flows share tokens by their weights."""
 
     name: str = "default"
     weight: float = 1.0
+    request_class: RequestClass = RequestClass.BATCH
 
     def __post_init__(self) -> None:
         if not self.weight > 0:
@@ -79,6 +87,7 @@ class Committed:
     accepted: sequences whose sampled token now counts. A token of `StepResult.sampled` whose
         sequence is not here (aborted, failed, or set back meanwhile) must be thrown away.
     finished: sequences that ended, by the caller's word, by length, or by a failed row.
+    recomputed_tokens: of a prefill, those whose KV was there before and had been lost.
     """
 
     lane: LaneId
@@ -86,6 +95,7 @@ class Committed:
     kind: StepKind
     accepted: frozenset[SequenceId]
     finished: tuple[Finished, ...]
+    recomputed_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -124,10 +134,11 @@ class WorkerLoad:
 
 @dataclass(frozen=True)
 class SchedulerStats:
-    """Counts for metrics. KV bytes are those of `design.md`: held now, wanted by running and
-    admissible waiting sequences, there in all workers."""
+    """Counts for metrics. KV bytes: held now, wanted by running and admissible waiting sequences,
+    there in all workers. recomputed_tokens: prefilled again, in steps that came back."""
 
-    num_waiting: int
+    num_waiting_interactive: int
+    num_waiting_batch: int
     num_prefilling: int
     num_decoding: int
     lane_rows: tuple[int, ...]
@@ -139,3 +150,8 @@ class SchedulerStats:
     kv_used_bytes: int
     kv_demanded_bytes: int
     kv_capacity_bytes: int
+
+    @property
+    def num_waiting(self) -> int:
+        """Sequences that wait, choices that are to fork included."""
+        return self.num_waiting_interactive + self.num_waiting_batch

@@ -43,7 +43,8 @@ class Scheduler:
     def __init__(self, config: SchedulerConfig) -> None:
         self.config = config
         self._books = Books(config)
-        self._largest_capacity: int | None = None
+        self._remembered_pages: int | None = 0
+        self._largest: int | None = None
 
     def add_worker(self, name: str, kv_bytes: int) -> None:
         """Take a worker with `kv_bytes` of KV memory into use."""
@@ -56,7 +57,6 @@ class Scheduler:
                 f"page of {self.config.geometry.page_bytes} bytes; give it more"
             )
         self._books.workers[name] = worker
-        self._largest_capacity = max(worker.capacity, self._largest_capacity or 0)
 
     def remove_worker(self, name: str) -> tuple[SequenceId, ...]:
         """Forget a worker; its sequences wait again, its steps in flight are void.
@@ -70,30 +70,48 @@ class Scheduler:
         """Say whether new sequences may be placed on a worker (False drains it)."""
         self._worker(name).accepting = accepting
 
+    def remember(self, kv_bytes: int | None) -> bool:
+        """Count, from now on, on a worker with so much KV memory as on one that may come: 0 for
+        none, None for one of any size. Return whether less fits than when this was called last."""
+        pages_in = self.config.geometry.pages_in
+        self._remembered_pages = None if kv_bytes is None else pages_in(kv_bytes)
+        before, self._largest = self._largest, self.largest_possible()
+        if self._largest is None:
+            return False
+        return self._largest < (self.config.max_sequence_length if before is None else before)
+
     def largest_possible(self) -> int | None:
         """Return the tokens of the longest sequence that a worker could hold, of those that are
-        or were there (one that went away may come back); None before the first."""
-        if self._largest_capacity is None:
+        there and that which is remembered; None while that is not known."""
+        if self._remembered_pages is None:
             return None
-        tokens = self._largest_capacity * self.config.geometry.page_tokens
-        return min(self.config.max_sequence_length, tokens)
+        pages = [worker.capacity for worker in self._books.workers.values()]
+        largest = max(self._remembered_pages, *pages, 0)
+        if largest == 0:
+            return None
+        return min(self.config.max_sequence_length, largest * self.config.geometry.page_tokens)
 
     def fits_ever(self, num_tokens: int) -> bool:
         """Tell whether a sequence of `num_tokens` (prompt and output) could ever be held."""
         largest = self.largest_possible()
         return num_tokens <= (self.config.max_sequence_length if largest is None else largest)
 
-    def add(self, group: SequenceGroup) -> None:
-        """Queue a request. Raises InvalidRequest, with both sizes, when it can never fit."""
-        if not self.fits_ever(group.num_tokens):
+    def check_size(self, num_prompt_tokens: int, max_new_tokens: int) -> None:
+        """Raise InvalidRequest, with both sizes, when such a sequence could never be held."""
+        num_tokens = num_prompt_tokens + max(1, max_new_tokens)
+        if not self.fits_ever(num_tokens):
             largest = self.largest_possible()
             raise InvalidRequest(
-                f"the request needs {group.num_tokens} tokens (prompt "
-                f"{group.starts[0].prompt_tokens}, output {group.max_new_tokens}); at most "
+                f"the request needs {num_tokens} tokens (prompt {num_prompt_tokens}, output "
+                f"{max_new_tokens}); at most "
                 f"{self.config.max_sequence_length if largest is None else largest} fit. "
                 "Shorten the prompt, set max_tokens lower, or give the workers more KV memory",
                 param="max_tokens",
             )
+
+    def add(self, group: SequenceGroup) -> None:
+        """Queue a request. Raises InvalidRequest, with both sizes, when it can never fit."""
+        self.check_size(group.starts[0].prompt_tokens, group.max_new_tokens)
         self._check_starts(group)
         record = Group(
             group.starts[0].prompt_tokens,

@@ -49,7 +49,10 @@ class SharedPages:
 
 @dataclass(eq=False)
 class Group:
-    """The choices of one prompt. `pending` have no KV and wait to fork from `holder`."""
+    """The choices of one prompt. `pending` have no KV and wait to fork from `holder`.
+
+    computed: tokens to fork whose KV was there once.
+    """
 
     prompt_tokens: int
     max_new_tokens: int
@@ -59,6 +62,7 @@ class Group:
     pending: deque[Sequence] = field(default_factory=deque)
     holder: Sequence | None = None
     unsent_forks: set[SequenceId] = field(default_factory=set)
+    computed: int = 0
 
     @property
     def fork_tokens(self) -> int:
@@ -77,6 +81,7 @@ class Sequence:
     charged: tokens that its flow was charged with when it was first served.
     unregistered: it came from another worker; the last stage is told with its next step.
     barred: workers that its KV is not copied to again, because a copy there failed.
+    computed: tokens whose KV was there once, here or elsewhere, by steps that came back.
     """
 
     start: SequenceStart
@@ -100,6 +105,7 @@ class Sequence:
     charged: int = 0
     unregistered: bool = False
     barred: frozenset[str] = frozenset()
+    computed: int = 0
 
     @property
     def id(self) -> SequenceId:

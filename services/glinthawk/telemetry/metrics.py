@@ -26,6 +26,10 @@ class ServiceMetrics:
         self.requests = self._counter("requests", "Requests taken in.")
         self.tokens_in = self._counter("tokens_in", "Prompt tokens prefilled.")
         self.tokens_out = self._counter("tokens_out", "Tokens generated.")
+        self.recomputed_tokens = self._counter(
+            "recomputed_tokens",
+            "Tokens prefilled again, because their KV was given up for want of room, or lost.",
+        )
         self.steps = self._counter("steps", "Steps finished.")
         self.dropped_frames = self._counter("dropped_frames", "Frames of a past epoch dropped.")
         self.bytes_sent = self._counter("sent_bytes", "Payload bytes sent to other processes.")
@@ -55,8 +59,19 @@ class ServiceMetrics:
         )
         self.kv_capacity_bytes = self._gauge("kv_capacity_bytes", "KV bytes there are.")
         self.queue_depth = self._gauge("queue_depth", "Sequences or frames that wait.")
+        self.waiting_sequences = Gauge(
+            "glinthawk_waiting_sequences",
+            "Sequences that wait in the engine, by who waits for them: interactive or batch.",
+            ("class",),
+            registry=registry,
+        )
         self.lanes = self._gauge("lanes", "Lanes that hold sequences.")
         self.ready = self._gauge("ready", "1 while the gateway can have a token generated.")
+
+    def set_waiting(self, *, interactive: int, batch: int) -> None:
+        """Show how many sequences wait, by class."""
+        self.waiting_sequences.labels("interactive").set(interactive)
+        self.waiting_sequences.labels("batch").set(batch)
 
     def _counter(self, name: str, text: str) -> Counter:
         return Counter(f"glinthawk_{name}", text, registry=self._registry)

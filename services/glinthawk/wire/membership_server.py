@@ -156,6 +156,15 @@ class MembershipServer:
                     "lease_began_anew", name=session.registration.name, stalled_s=round(gap_s, 1)
                 )
                 session.last_seen = now
+            if now - session.last_seen > session.lease_s:
+                self._end_if_silent(session, now)
+
+    def _end_if_silent(self, session: _Session, now: float) -> None:
+        """Drop a member, unless it was heard of meanwhile, or the handler is busy with what it
+        said: then the next check looks again."""
+        if not session.calls.acquire(blocking=False):
+            return
+        try:
             silent_s = now - session.last_seen
             if silent_s > session.lease_s:
                 self._end(
@@ -164,6 +173,8 @@ class MembershipServer:
                     f"{session.lease_s:g} s",
                     lost=True,
                 )
+        finally:
+            session.calls.release()
 
     def _is_stall(self, gap_s: float, session: _Session) -> bool:
         """Whether so long a gap between two checks is a stall of this process."""

@@ -8,10 +8,11 @@ import numpy as np
 import numpy.typing as npt
 from prometheus_client import CollectorRegistry
 
+from glinthawk.attention.frame import Frame
 from glinthawk.attention.interface import WIRE_TYPES
 from glinthawk.attention.numeric import from_float32, to_float32
 from glinthawk.attention.selection import Preference, select_backend
-from glinthawk.attention.worker import AttentionWorker, Frame
+from glinthawk.attention.worker import AttentionWorker
 from glinthawk.core.dtype import DType
 from glinthawk.core.geometry import KVGeometry
 from glinthawk.core.ids import LaneId, SequenceId

@@ -4,10 +4,10 @@ import threading
 
 from prometheus_client import CollectorRegistry
 
+from glinthawk.attention.frame import Frame
 from glinthawk.attention.intake import Intake, Stop
 from glinthawk.attention.selection import Preference
 from glinthawk.attention.sender import PageSender, PageWanted
-from glinthawk.attention.worker import Frame
 from glinthawk.core.ids import SequenceId
 from glinthawk.telemetry.metrics import ServiceMetrics
 from glinthawk.wire.data_server import DataServer, DataServerOptions

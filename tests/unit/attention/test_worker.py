@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
+from glinthawk.attention.frame import Frame
 from glinthawk.attention.selection import Preference, is_kernel_built
-from glinthawk.attention.worker import AttentionWorker, Frame
+from glinthawk.attention.worker import AttentionWorker
 from glinthawk.core.dtype import DType
 from glinthawk.core.step import StepKind
 from glinthawk.errors import CapacityExceeded, InvalidRequest, StateLost

@@ -187,7 +187,7 @@ def test_a_child_process_does_not_keep_the_lock(path: Path) -> None:
 
 def test_an_epoch_is_stored_before_it_is_used(path: Path) -> None:
     with open_output(path) as output:
-        assert output.raise_epoch() == 2
+        assert output.reserve_epochs(1) == 2
         sidecar = read_sidecar(sidecar_path(path))
         assert sidecar is not None
         assert sidecar.epoch == 2

@@ -1,8 +1,10 @@
 """The cluster with members that join, go and come back over real connections."""
 
 import queue
+import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +15,11 @@ from glinthawk.core.dtype import DType
 from glinthawk.core.ids import LaneId
 from glinthawk.core.step import StepKind, StepPlan, StepResult
 from glinthawk.errors import PeerUnavailable, StateLost
+from glinthawk.gateway import epochs as gateway_epochs
 from glinthawk.gateway.cluster import Cluster, ClusterEvents
 from glinthawk.gateway.roster import Roster, WorkerEntry
+from glinthawk.gateway.store.sql import open_store
+from glinthawk.telemetry.defects import ThreadDefects
 from glinthawk.telemetry.metrics import ServiceMetrics
 from glinthawk.wire.dial import DialOptions
 from glinthawk.wire.failures import encode_failure
@@ -29,7 +34,13 @@ from unit.gateway.members import MODEL, WAIT_S, TestMember, stage_offer, worker_
 class Gateway:
     """A cluster that records its news."""
 
-    def __init__(self, num_stages: int = 1) -> None:
+    def __init__(
+        self,
+        num_stages: int = 1,
+        *,
+        reserve_epochs: Callable[[int], int] | None = None,
+        lease_s: float = 6.0,
+    ) -> None:
         self.epoch = 0
         self.events: queue.Queue[tuple[Any, ...]] = queue.Queue()
         self.server = GrpcServer("127.0.0.1", 0)
@@ -37,17 +48,18 @@ class Gateway:
         roster = Roster(MODEL, "digest", num_stages=num_stages, num_workers=0, kv_dtype=None)
         self.cluster = Cluster(
             roster,
-            next_epoch=self._next_epoch,
+            reserve_epochs=reserve_epochs or self._reserve_epochs,
             dial_options=DialOptions(role="gateway", timeout_s=60.0),
             metrics=ServiceMetrics(CollectorRegistry()),
+            lease_s=lease_s,
         )
         self.cluster.attach(self.server)
         self.server.start()
         self.cluster.start()
 
-    def _next_epoch(self) -> int:
-        self.epoch += 1
-        return self.epoch
+    def _reserve_epochs(self, count: int) -> int:
+        self.epoch += count
+        return self.epoch - count + 1
 
     def stage(self, name: str = "s0", first: int = 0, last: int = 4) -> TestMember:
         self.members.append(TestMember(name, stage_offer(first, last), self.server.address))
@@ -169,6 +181,48 @@ def test_a_worker_that_leaves_is_lost_with_the_reason_and_comes_back_under_a_lat
     second = gateway.wait_for_joined("w0")
     assert second.epoch > first.epoch
     assert second.instance == first.instance == f"process of {worker.server.address}"
+
+
+def test_a_locked_store_costs_no_member_its_lease(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateway_epochs, "BLOCK", gateway_epochs.LEAST)  # a write for each change
+    store = open_store(tmp_path, busy_timeout_s=WAIT_S)
+    gateway = Gateway(reserve_epochs=store.reserve_epochs, lease_s=1.5)
+    other = sqlite3.connect(tmp_path / "glinthawk.db", isolation_level=None)
+    try:
+        gateway.stage().heartbeat = Heartbeat({"busy_seconds": 1.0})
+        gateway.worker("w0").heartbeat = Heartbeat({"busy_seconds": 1.0})
+        gateway.connect()
+        gateway.wait_for_joined("w0")
+        other.execute("BEGIN IMMEDIATE")
+        gateway.worker("w1")
+        time.sleep(4.0)
+        assert gateway.events.empty()
+        other.execute("ROLLBACK")
+        gateway.wait_for_joined("w1")
+        assert gateway.events.empty()
+    finally:
+        other.close()
+        gateway.close()
+        store.close()
+
+
+def test_a_defect_of_the_thread_that_keeps_the_tiers_whole_does_not_vanish(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(now: float) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(gateway.cluster, "_reconcile", fail)
+    with ThreadDefects() as defects:
+        gateway.stage()
+        gateway.connect()
+        deadline = time.monotonic() + WAIT_S
+        while defects.failure is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    assert "'cluster' (ZeroDivisionError)" in str(defects.failure)
 
 
 def test_steps_go_out_and_results_and_failures_come_back(gateway: Gateway) -> None:

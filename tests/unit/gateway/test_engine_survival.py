@@ -14,6 +14,7 @@ from glinthawk.core.step import SampledToken, StepPlan, StepResult
 from glinthawk.errors import (
     CapacityExceeded,
     GlinthawkError,
+    InvalidRequest,
     InvariantBroken,
     NotFound,
     PeerUnavailable,
@@ -21,14 +22,17 @@ from glinthawk.errors import (
 )
 from glinthawk.gateway.engine import Completion, Engine
 from glinthawk.gateway.events import CopyEnded
+from glinthawk.gateway.generation import INTERACTIVE
 from glinthawk.gateway.open_requests import MOST_FAILURES
 from glinthawk.gateway.prompts import Prompt
 from glinthawk.gateway.requests import Endpoint, ParsedRequest
 from glinthawk.gateway.roster import WorkerEntry
+from glinthawk.gateway.worker_sizes import COUNTED_S, WorkerSizes
 from glinthawk.gateway.workers import WorkerState
-from glinthawk.scheduler import MoveOrder, Scheduler, SchedulerConfig
+from glinthawk.scheduler import Flow, MoveOrder, Scheduler, SchedulerConfig
 from glinthawk.telemetry.metrics import ServiceMetrics
-from unit.gateway.factories import ByteTokenizer, make_choice, make_request
+from unit.gateway.factories import END, ByteTokenizer, make_choice, make_request
+from unit.gateway.store.factories import FakeClock
 
 GEOMETRY = KVGeometry(2, 4, 2, 32, DType.FLOAT16, (None, None))
 WAIT_S = 60.0
@@ -56,6 +60,7 @@ class Tiers:
         self.released: list[str] = []
         self.next_epoch = 1
         self.now = 0.0
+        self.num_rows = 0
         self.copies: list[MoveOrder] = []
         self.copying: Callable[[MoveOrder], GlinthawkError | None] = lambda order: None
         self.holding: Callable[[MoveOrder], bool] = lambda order: False
@@ -90,6 +95,7 @@ class Tiers:
     def answer(self, plan: StepPlan, epoch: int) -> None:
         assert self.engine is not None
         cache = self.caches[plan.worker, epoch]
+        self.num_rows += plan.num_rows
         for sequence in plan.releases:
             given_up = (sequence, plan.worker) in [(c.sequence, c.target) for c in self.copies]
             assert sequence in cache or given_up
@@ -140,16 +146,18 @@ class Tiers:
 class Run:
     """An engine on its thread."""
 
-    def __init__(self, *, is_slow: bool = False) -> None:
+    def __init__(self, *, is_slow: bool = False, sizes: WorkerSizes | None = None) -> None:
         self.scheduler = Scheduler(SchedulerConfig(geometry=GEOMETRY, max_sequence_length=2000))
         self.tiers = Tiers()
         self.done: dict[Any, Completion] = {}
+        self.registry = CollectorRegistry()
         self.engine = Engine(
             self.scheduler,
             ByteTokenizer(),
             carrier=self.tiers,
             on_done=self._on_done,
-            metrics=ServiceMetrics(CollectorRegistry()),
+            metrics=ServiceMetrics(self.registry),
+            sizes=sizes,
             clock=(lambda: time.monotonic() + self.tiers.now) if is_slow else time.monotonic,
         )
         self.tiers.engine = self.engine
@@ -171,6 +179,9 @@ class Run:
         self.wait_for(
             lambda: (name, state) in [(w.name, w.state) for w in self.engine.stats.workers]
         )
+
+    def count_recomputed(self) -> float | None:
+        return self.registry.get_sample_value("glinthawk_recomputed_tokens_total")
 
     def stop(self) -> None:
         self.engine.stop()
@@ -198,10 +209,16 @@ def slow() -> Iterator[Run]:
     run.stop()
 
 
-def request_of(length: int, num_tokens: int = 20, n: int = 1) -> ParsedRequest:
+def request_of(
+    length: int, num_tokens: int = 20, n: int = 1, *, stops: bool = False
+) -> ParsedRequest:
+    """Return a request. stops: it may end earlier, as far as the scheduler knows."""
     choices = tuple(
         make_choice(
-            index=index, choice=index, max_new_tokens=num_tokens, stop_token_ids=frozenset()
+            index=index,
+            choice=index,
+            max_new_tokens=num_tokens,
+            stop_token_ids=frozenset({END} if stops else ()),
         )
         for index in range(n)
     )
@@ -225,12 +242,59 @@ def assert_texts(run: Run, lengths: list[int]) -> None:
         assert {choice.tokens for choice in completion.choices} == {expected_tokens(length)}
 
 
+def count_rows(lengths: list[int], n: int = 1, num_tokens: int = 20) -> int:
+    """Return the rows that requests run if nothing is computed twice: the prompt once, and each
+    token that a choice generates but the first choice's last."""
+    return sum(length + n * num_tokens - 1 for length in lengths)
+
+
 def test_requests_wait_for_the_first_worker(run: Run) -> None:
     run.start(request_of(5))
     run.wait_for(lambda: run.engine.stats.scheduler.num_waiting == 1)
     run.tiers.join("w0")
     run.wait_for(lambda: len(run.done) == 1)
     assert_texts(run, [5])
+
+
+def test_a_request_waits_for_a_worker_as_large_as_one_of_an_earlier_life() -> None:
+    run = Run(sizes=WorkerSizes({PAGES * GEOMETRY.page_bytes: time.time()}))
+    try:
+        run.tiers.join("small", pages=4)
+        run.start(request_of(5), request_of(300), request_of(5 * 2000))
+        run.wait_for(lambda: len(run.done) == 2)
+        assert isinstance(run.done[2].error, InvalidRequest)
+        run.wait_for(lambda: run.engine.stats.scheduler.num_waiting == 1)
+        run.tiers.join("large")
+        run.wait_for(lambda: len(run.done) == 3)
+        assert run.done[1].choices[0].tokens == expected_tokens(300)
+    finally:
+        run.stop()
+
+
+def test_a_request_that_waits_in_vain_for_a_larger_worker_ends_when_its_day_is_over() -> None:
+    clock = FakeClock()
+    run = Run(sizes=WorkerSizes({PAGES * GEOMETRY.page_bytes: clock.now}, clock=clock))
+    try:
+        run.tiers.join("small", pages=4)
+        run.start(request_of(300), request_of(5))
+        run.wait_for(lambda: 1 in run.done)
+        assert 0 not in run.done
+        clock.now += COUNTED_S
+        run.wait_for(lambda: 0 in run.done)
+        assert "at most 128 fit" in str(run.done[0].error)
+    finally:
+        run.stop()
+
+
+def test_what_came_before_the_first_worker_and_is_too_large_for_it_is_refused_then(
+    run: Run,
+) -> None:
+    run.start(request_of(300), request_of(5))
+    run.wait_for(lambda: run.engine.stats.scheduler.num_waiting == 2)
+    run.tiers.join("small", pages=4)
+    run.wait_for(lambda: len(run.done) == 2)
+    assert isinstance(run.done[0].error, InvalidRequest)
+    assert run.done[1].error is None
 
 
 def test_what_a_lost_worker_held_is_computed_again_with_all_its_tokens(run: Run) -> None:
@@ -246,6 +310,38 @@ def test_what_a_lost_worker_held_is_computed_again_with_all_its_tokens(run: Run)
     run.wait_for(lambda: len(run.done) == len(lengths))
     assert_texts(run, lengths)
     run.wait_for(lambda: run.engine.stats.tokens_out == 6 * 3 * 20)
+    assert run.count_recomputed() == run.tiers.num_rows - count_rows(lengths, n=3) > 0
+
+
+def test_what_is_recomputed_for_want_of_room_is_counted(run: Run) -> None:
+    run.tiers.join("w0", pages=24)
+    short, long = [3] * 40, [40] * 12
+    run.start(*(request_of(length, 1, stops=True) for length in short))
+    run.wait_for(lambda: len(run.done) == len(short))
+    assert run.count_recomputed() == 0
+    for key, length in enumerate(long, start=len(short)):
+        run.engine.submit(key, request_of(length, 200, n=2, stops=True))
+    run.wait_for(lambda: len(run.done) == len(short) + len(long))
+    run.wait_for(lambda: run.engine.stats.scheduler.kv_used_bytes == 0)
+    needed = count_rows(short, num_tokens=1) + count_rows(long, n=2, num_tokens=200)
+    assert run.count_recomputed() == run.tiers.num_rows - needed > 0
+    assert run.engine.stats.scheduler.recomputed_tokens == run.count_recomputed()
+
+
+def test_the_queue_is_counted_by_class(run: Run) -> None:
+    def count_waiting(name: str) -> float | None:
+        return run.registry.get_sample_value("glinthawk_waiting_sequences", {"class": name})
+
+    job = Flow("batch_1")
+    for key in range(5):
+        run.engine.submit(key, request_of(5, n=2), flow=INTERACTIVE if key < 2 else job)
+    run.start()
+    run.wait_for(lambda: count_waiting("batch") == 6)
+    assert count_waiting("interactive") == 4
+    assert run.registry.get_sample_value("glinthawk_queue_depth") == 10
+    run.tiers.join("w0")
+    run.wait_for(lambda: count_waiting("batch") == count_waiting("interactive") == 0)
+    run.wait_for(lambda: len(run.done) == 5)
 
 
 def test_a_late_result_of_a_lost_worker_changes_nothing(run: Run) -> None:

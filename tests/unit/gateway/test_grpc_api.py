@@ -1,7 +1,9 @@
 """gRPC for users and operators, through a real channel, over a real engine and store."""
 
 import contextlib
+import dataclasses
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +13,7 @@ import grpc
 import pytest
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from glinthawk.errors import NotFound
+from glinthawk.errors import NotFound, StoreUnavailable
 from glinthawk.gateway.grpc_api import Doorkeeper, GrpcInference, GrpcJobs
 from glinthawk.gateway.http.services import HttpLimits
 from glinthawk.gateway.store.records import BatchStatus, FilePurpose
@@ -287,6 +289,28 @@ def test_a_job_is_made_found_listed_and_cancelled(gateway: Gateway) -> None:
     cancelled = stub.CancelJob(pb.CancelJobRequest(id=job.id), timeout=WAIT_S, metadata=MINE)
     assert cancelled.status == BatchStatus.CANCELLING
     assert gateway.served.jobs.cancelled == [job.id]
+
+
+def test_jobs_that_wait_for_a_store_are_bounded(gateway: Gateway) -> None:
+    goes_on, is_in = threading.Event(), threading.Event()
+
+    class HangingStore:
+        def get_batch(self, batch_id: str) -> None:
+            is_in.set()
+            assert goes_on.wait(WAIT_S)
+            raise NotFound(batch_id)
+
+    services = dataclasses.replace(gateway.served.services, store=HangingStore())  # type: ignore[arg-type]
+    jobs = GrpcJobs(services, Doorkeeper(None), max_calls=1)
+    first = threading.Thread(target=lambda: pytest.raises(NotFound, jobs.get_job, None, "b"))
+    first.start()
+    assert is_in.wait(WAIT_S)
+    with pytest.raises(StoreUnavailable, match="busy: 1 calls"):
+        jobs.get_job(None, "b")
+    goes_on.set()
+    first.join(WAIT_S)
+    with pytest.raises(NotFound):
+        jobs.get_job(None, "b")
 
 
 def test_a_wrong_job_is_refused(gateway: Gateway) -> None:

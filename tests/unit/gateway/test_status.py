@@ -31,6 +31,9 @@ FULL = replace(
     ),
     kv=KvFigures(32 * MIB, 96 * MIB, 64 * MIB),
     num_waiting=1234,
+    num_waiting_interactive=12,
+    num_waiting_batch=1222,
+    recomputed_tokens=5678,
     num_decoding=7,
     tokens_out_per_s=55.5,
     jobs=(
@@ -69,7 +72,8 @@ def test_tiers_workers_and_memory_are_shown() -> None:
     assert lines.index(next(x for x in lines if x.startswith("w-1"))) < lines.index(
         next(x for x in lines if x.startswith("w-2"))
     )
-    assert "1,234 waiting" in " ".join(lines)
+    assert "1,234 waiting (12 interactive)" in " ".join(lines)
+    assert "5,678 recomputed" in " ".join(lines)
 
 
 def test_jobs_have_a_bar_and_the_time_that_is_left() -> None:

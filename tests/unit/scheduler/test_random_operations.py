@@ -46,6 +46,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.flying: list[StepPlan] = []
         self.tokens: dict[int, list[int]] = {}
         self.limits: dict[int, int] = {}
+        self.prompts: dict[int, tuple[str, int]] = {}
+        self.had_kv: set[tuple[int | str, int]] = set()
+        self.num_recomputed = 0
         self.aborted: set[int] = set()
         self.owners: dict[int, str] = {}
         self.moves: list[MoveOrder] = []
@@ -92,6 +95,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             starts.append(start)
             self.tokens[start.sequence] = tokens
             self.limits[start.sequence] = prompt + max(1, output)
+            self.prompts[start.sequence] = (f"prompt of {starts[0].sequence}", prompt)
         self.scheduler.add(SequenceGroup(tuple(starts), output))
         self.scheduler.check_integrity()
 
@@ -198,8 +202,12 @@ class SchedulerMachine(RuleBasedStateMachine):
             sampled.append(SampledToken(sequence, token, error="nan" if fate == 0 else None))
             if fate == 1:
                 ends[sequence] = FinishReason.STOP
+        num_again = self.note_kv(plan)
         committed = self.scheduler.commit(StepResult(plan.lane, plan.step, tuple(sampled)), ends)
         assert committed is not None
+        assert committed.recomputed_tokens == num_again
+        self.num_recomputed += num_again
+        assert self.scheduler.stats().recomputed_tokens == self.num_recomputed
         for token in sampled:
             if token.sequence in committed.accepted:
                 self.tokens[token.sequence].append(token.token)
@@ -208,6 +216,24 @@ class SchedulerMachine(RuleBasedStateMachine):
             is_full = len(tokens) == self.limits[done.sequence]
             assert done.reason is not FinishReason.LENGTH or is_full
         self.scheduler.check_integrity()
+
+    def note_kv(self, plan: StepPlan) -> int:
+        """Note the K and V of a step that came back; return how many were there before.
+
+        A prompt is computed for all its choices, but for its last token.
+        """
+        num_again = 0
+        spans = zip(plan.starts.tolist(), plan.counts.tolist(), strict=True)
+        for sequence, (start, count) in zip(plan.sequences.tolist(), spans, strict=True):
+            prompt, length = self.prompts[sequence]
+            for position in range(start, start + count):
+                places: set[tuple[int | str, int]] = {(sequence, position)}
+                if position < length - 1:
+                    places.add((prompt, position))
+                num_again += bool(places & self.had_kv)
+                self.had_kv |= places
+        assert plan.kind is StepKind.PREFILL or not num_again, "decoding computes nothing twice"
+        return num_again
 
     def check_inputs(self, plan: StepPlan) -> None:
         """Every row reads the token that stands at its position."""

@@ -123,6 +123,27 @@ def test_a_request_that_can_never_fit_is_refused_with_both_sizes() -> None:
     assert not engine.scheduler.has_work()
 
 
+def test_what_a_remembered_worker_could_hold_waits_for_it() -> None:
+    engine = Engine(5)
+    engine.scheduler.remember(10 * GEOMETRY.page_bytes)
+    engine.add(21, 10)
+    assert engine.plan() == []
+    with pytest.raises(InvalidRequest, match=r"needs 41 tokens.*at most 40"):
+        engine.add(31, 10)
+    assert engine.scheduler.remember(0), "less fits now"
+    with pytest.raises(InvalidRequest, match=r"at most 20"):
+        engine.add(21, 10)
+
+
+def test_while_it_is_not_known_who_comes_everything_waits() -> None:
+    engine = Engine(5)
+    engine.scheduler.remember(None)
+    engine.add(50, 10)
+    assert engine.scheduler.largest_possible() is None
+    assert engine.scheduler.remember(0)
+    assert engine.scheduler.largest_possible() == 20
+
+
 def test_a_prompt_is_prefilled_then_decoded_to_its_length() -> None:
     engine = Engine(20)
     (sequence,) = engine.add(5, 3)

@@ -1,4 +1,5 @@
 import queue
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -32,6 +33,9 @@ class Gateway:
         self.events: queue.Queue[tuple[Any, ...]] = queue.Queue()
         self.answer: Callable[[Registration], Accepted | Refused] = lambda _: Accepted(5, 60.0)
         self.now = 0.0
+        self.is_busy = threading.Event()
+        self.goes_on = threading.Event()
+        self.goes_on.set()
         self.server = MembershipServer(self, lambda: self.now, check_every_s=0.02)
 
     def on_join(self, registration: Registration) -> Accepted | Refused:
@@ -42,6 +46,9 @@ class Gateway:
         self.server.broadcast(VIEW)
 
     def on_heartbeat(self, name: str, heartbeat: Heartbeat) -> None:
+        if not self.goes_on.is_set():
+            self.is_busy.set()
+        assert self.goes_on.wait(WAIT_S)
         if self.events.qsize() < 100:
             self.events.put(("heartbeat", name, dict(heartbeat.stats)))
 
@@ -177,6 +184,28 @@ def test_a_silent_member_is_lost_after_its_lease_and_joins_again(
     assert "lease is 60 s" in reason
     process.wait_for("lost")
     assert process.wait_for("accepted") == ("accepted", Accepted(5, 60.0))
+
+
+def test_a_member_whose_message_is_being_worked_on_is_not_silent(
+    gateway: Gateway, address: str
+) -> None:
+    gateway.answer = lambda _: Accepted(5, 0.3)  # so that heartbeats come soon
+    gateway.goes_on.clear()
+    process = Process(address)
+    assert gateway.is_busy.wait(WAIT_S)
+    for _ in range(3):
+        gateway.now += 0.1
+        gateway.server.check_leases()
+    gateway.now += 0.1
+    check = threading.Thread(target=gateway.server.check_leases, daemon=True)
+    check.start()
+    check.join(1.0)
+    gateway.now -= 0.4  # for what is asked is how old the judgement is, not what comes next
+    gateway.goes_on.set()
+    check.join(WAIT_S)
+    names = gateway.server.names()
+    process.client.stop()
+    assert names == ["worker-0"]
 
 
 @pytest.mark.parametrize("stall_s", [31.0, 600.0, 86_400.0])

@@ -6,8 +6,7 @@ from dataclasses import fields as fields_of
 from http import HTTPStatus
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request
-from starlette.concurrency import run_in_threadpool
+from fastapi import APIRouter, Depends, Path, Query, Request
 
 from glinthawk.errors import InvalidRequest, NotFound
 from glinthawk.gateway.fields import Fields, check_text, shown
@@ -17,6 +16,7 @@ from glinthawk.gateway.http.guard import Caller, Guard
 from glinthawk.gateway.http.paging import build_page
 from glinthawk.gateway.http.reading import read_object
 from glinthawk.gateway.http.services import HttpServices
+from glinthawk.gateway.http.store_calls import StoreCalls
 from glinthawk.gateway.requests import Endpoint
 from glinthawk.gateway.store.records import BatchRecord, BatchStatus, FilePurpose
 from glinthawk.telemetry.logging import get_logger
@@ -36,10 +36,14 @@ _FIELDS = frozenset(schemas_jobs.BatchRequest.model_fields)
 _CAN_BE_CANCELLED = (BatchStatus.VALIDATING, BatchStatus.IN_PROGRESS)
 _PAGE = 100
 
+_BatchId = Annotated[str, Path(description="Of the batch.")]
+_After = Annotated[str | None, Query(description="The id that the last page ended with.")]
+_Limit = Annotated[int, Query(ge=1, le=_PAGE, description="Most batches of the page.")]
 
-def build_batch_routes(services: HttpServices, guard: Guard) -> APIRouter:
+
+def build_batch_routes(services: HttpServices, guard: Guard, calls: StoreCalls) -> APIRouter:
     """Return the routes of batches."""
-    router = APIRouter(tags=["Batches"], responses=schemas.ERRORS)
+    router = APIRouter(tags=["Batches"], responses=schemas.describe_errors(401, 500, 503))
     known_caller = Annotated[Caller, Depends(guard)]
     store = services.store
 
@@ -47,35 +51,48 @@ def build_batch_routes(services: HttpServices, guard: Guard) -> APIRouter:
         "/v1/batches",
         summary="Create a batch",
         response_model=schemas_jobs.Batch,
+        responses=schemas.describe_errors(400, 413, 415),
         openapi_extra=schemas.describe_body(schemas_jobs.BatchRequest),
     )
     async def create_batch(request: Request, caller: known_caller) -> JsonAnswer:
+        """Have the requests of a file answered. They are validated and run after the answer."""
         body = await read_object(request, services.limits.max_body_bytes)
         batch = parse_batch(
             body, batch_id=f"batch_{services.new_id()}", owner=caller.name, now=services.now()
         )
-        return JsonAnswer(build_batch(await run_in_threadpool(keep_batch, services, batch)))
+        return JsonAnswer(build_batch(await calls.write(keep_batch, services, batch)))
 
-    @router.get("/v1/batches", summary="List batches", response_model=schemas_jobs.BatchList)
-    def list_batches(
-        _: known_caller,
-        after: str | None = None,
-        limit: Annotated[int, Query(ge=1, le=_PAGE)] = 20,
-    ) -> JsonAnswer:
-        records = store.list_batches(limit=limit + 1, after=after)
+    @router.get(
+        "/v1/batches",
+        summary="List batches",
+        response_model=schemas_jobs.BatchList,
+        responses=schemas.describe_errors(400, 404),
+    )
+    async def list_batches(_: known_caller, after: _After = None, limit: _Limit = 20) -> JsonAnswer:
+        """Return a page of all batches, newest first, whoever created them."""
+        records = await calls.read(store.list_batches, limit=limit + 1, after=after)
         return JsonAnswer(build_page(records, limit, build_batch))
 
-    @router.get("/v1/batches/{batch_id}", summary="Get a batch", response_model=schemas_jobs.Batch)
-    def retrieve_batch(_: known_caller, batch_id: str) -> JsonAnswer:
-        return JsonAnswer(build_batch(store.get_batch(batch_id)))
+    @router.get(
+        "/v1/batches/{batch_id}",
+        summary="Get a batch",
+        response_model=schemas_jobs.Batch,
+        responses=schemas.describe_errors(404),
+    )
+    async def retrieve_batch(_: known_caller, batch_id: _BatchId) -> JsonAnswer:
+        """Return how a batch stands."""
+        return JsonAnswer(build_batch(await calls.read(store.get_batch, batch_id)))
 
     @router.post(
         "/v1/batches/{batch_id}/cancel",
         summary="Cancel a batch",
         response_model=schemas_jobs.Batch,
+        responses=schemas.describe_errors(404, 409),
     )
-    def cancel(_: known_caller, batch_id: str) -> JsonAnswer:
-        return JsonAnswer(build_batch(cancel_batch(services, batch_id)))
+    async def cancel(_: known_caller, batch_id: _BatchId) -> JsonAnswer:
+        """Begin to end a batch that is validating or in progress; what is answered is kept. One
+        that is being cancelled stays as it is."""
+        return JsonAnswer(build_batch(await calls.write(cancel_batch, services, batch_id)))
 
     return router
 

@@ -5,8 +5,7 @@ from contextlib import AbstractContextManager
 from functools import partial
 from typing import Annotated, Any, BinaryIO, Literal
 
-from fastapi import APIRouter, Depends, Query, Request
-from starlette.concurrency import run_in_threadpool
+from fastapi import APIRouter, Depends, Path, Query, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -18,6 +17,7 @@ from glinthawk.gateway.http.limits import Accounts
 from glinthawk.gateway.http.paging import build_page
 from glinthawk.gateway.http.reading import check_media_type, iterate_body, wait_for_hang_up
 from glinthawk.gateway.http.services import HttpServices
+from glinthawk.gateway.http.store_calls import StoreCalls
 from glinthawk.gateway.http.uploads import keep_pieces
 from glinthawk.gateway.store.records import FilePurpose, FileRecord
 from glinthawk.telemetry.logging import get_logger
@@ -29,10 +29,22 @@ _PIECE_BYTES = 256 << 10
 _FORM = "multipart/form-data"
 _OCTETS = "application/octet-stream"
 
+_FileId = Annotated[str, Path(description="Of the file.")]
+_After = Annotated[str | None, Query(description="The id that the last page ended with.")]
+_Limit = Annotated[int, Query(ge=1, le=_MAX_PAGE, description="Most files of the page.")]
+_Order = Annotated[
+    Literal["asc", "desc"], Query(description="Oldest first (`asc`) or newest (`desc`).")
+]
+_Purpose = Annotated[
+    str | None, Query(description="Only files for this: `batch` or `batch_output`.")
+]
 
-def build_file_routes(services: HttpServices, guard: Guard, accounts: Accounts) -> APIRouter:
+
+def build_file_routes(
+    services: HttpServices, guard: Guard, accounts: Accounts, calls: StoreCalls
+) -> APIRouter:
     """Return the routes of files."""
-    router = APIRouter(tags=["Files"], responses=schemas.ERRORS)
+    router = APIRouter(tags=["Files"], responses=schemas.describe_errors(401, 500, 503))
     known_caller = Annotated[Caller, Depends(guard)]
     store = services.store
 
@@ -40,42 +52,68 @@ def build_file_routes(services: HttpServices, guard: Guard, accounts: Accounts) 
         "/v1/files",
         summary="Upload a file",
         response_model=schemas_jobs.FileObject,
+        responses=schemas.describe_errors(400, 413, 415, 429),
         openapi_extra=schemas.describe_body(schemas_jobs.FileUpload, _FORM),
     )
     async def upload_file(request: Request, caller: known_caller) -> JsonAnswer:
+        """Keep a file, which may be larger than any memory. It is there once the answer is."""
         with accounts.open(caller.name, 0):
             return JsonAnswer(build_file(await _upload(request, caller, services)))
 
-    @router.get("/v1/files", summary="List files", response_model=schemas_jobs.FileList)
-    def list_files(
+    @router.get(
+        "/v1/files",
+        summary="List files",
+        response_model=schemas_jobs.FileList,
+        responses=schemas.describe_errors(400, 404),
+    )
+    async def list_files(
         _: known_caller,
-        after: str | None = None,
-        limit: Annotated[int, Query(ge=1, le=_MAX_PAGE)] = _MAX_PAGE,
-        order: Literal["asc", "desc"] = "desc",
-        purpose: str | None = None,
+        after: _After = None,
+        limit: _Limit = _MAX_PAGE,
+        order: _Order = "desc",
+        purpose: _Purpose = None,
     ) -> JsonAnswer:
-        records = _list(services, after, limit + 1, order, purpose)
+        """Return a page of all files, whoever uploaded them."""
+        records = await calls.read(_list, services, after, limit + 1, order, purpose)
         return JsonAnswer(build_page(records, limit, build_file))
 
-    @router.get("/v1/files/{file_id}", summary="Get a file", response_model=schemas_jobs.FileObject)
-    def retrieve_file(_: known_caller, file_id: str) -> JsonAnswer:
-        return JsonAnswer(build_file(store.get_file(file_id)))
+    @router.get(
+        "/v1/files/{file_id}",
+        summary="Get a file",
+        response_model=schemas_jobs.FileObject,
+        responses=schemas.describe_errors(404),
+    )
+    async def retrieve_file(_: known_caller, file_id: _FileId) -> JsonAnswer:
+        """Return what is known of a file."""
+        return JsonAnswer(build_file(await calls.read(store.get_file, file_id)))
 
     @router.get(
         "/v1/files/{file_id}/content",
         summary="Get a file's content",
         response_class=Response,
-        responses={200: {"content": {_OCTETS: {"schema": {"type": "string"}}}}},
+        responses={
+            200: {
+                "description": "The file's bytes.",
+                "content": {_OCTETS: {"schema": {"type": "string"}}},
+            },
+            **schemas.describe_errors(404),
+        },
     )
-    def retrieve_content(_: known_caller, file_id: str) -> Response:
-        file = store.get_file(file_id)
-        return FileContent(store.open_file(file_id), file.num_bytes)
+    async def retrieve_content(_: known_caller, file_id: _FileId) -> Response:
+        """Return the bytes of a file."""
+        file = await calls.read(store.get_file, file_id)
+        opening = await calls.read(store.open_file, file_id)
+        return FileContent(opening, file.num_bytes, calls)
 
     @router.delete(
-        "/v1/files/{file_id}", summary="Delete a file", response_model=schemas_jobs.FileDeleted
+        "/v1/files/{file_id}",
+        summary="Delete a file",
+        response_model=schemas_jobs.FileDeleted,
+        responses=schemas.describe_errors(400, 404),
     )
-    def delete_file(_: known_caller, file_id: str) -> JsonAnswer:
-        store.delete_file(file_id)
+    async def delete_file(_: known_caller, file_id: _FileId) -> JsonAnswer:
+        """Delete a file for good. The input of a batch that is not over is refused, with a 400."""
+        await calls.write(store.delete_file, file_id)
         log.info("file_deleted", file=file_id)
         return JsonAnswer({"id": file_id, "object": "file", "deleted": True})
 
@@ -102,19 +140,22 @@ class FileContent(Response):
 
     media_type = _OCTETS
 
-    def __init__(self, opening: AbstractContextManager[BinaryIO], num_bytes: int) -> None:
+    def __init__(
+        self, opening: AbstractContextManager[BinaryIO], num_bytes: int, calls: StoreCalls
+    ) -> None:
         super().__init__()
         self._opening = opening
+        self._calls = calls
         self.headers["content-length"] = str(num_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the file; its end is the end of the answer."""
-        file = await run_in_threadpool(self._opening.__enter__)
+        file = await self._calls.read(self._opening.__enter__)
         hung_up = asyncio.create_task(wait_for_hang_up(receive))
         try:
             start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
             await send(start)
-            while piece := await run_in_threadpool(file.read, _PIECE_BYTES):
+            while piece := await self._calls.read(file.read, _PIECE_BYTES):
                 if hung_up.done():
                     return
                 await send({"type": "http.response.body", "body": piece, "more_body": True})

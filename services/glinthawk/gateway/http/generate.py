@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 from glinthawk.errors import PeerUnavailable
 from glinthawk.gateway.bodies import build_body
 from glinthawk.gateway.engine import Completion
-from glinthawk.gateway.http import schemas
+from glinthawk.gateway.http import schemas, schemas_answers, schemas_requests
 from glinthawk.gateway.http.calls import Call, News, open_call
 from glinthawk.gateway.http.errors import JsonAnswer
 from glinthawk.gateway.http.guard import Caller, Guard
@@ -31,25 +31,32 @@ from glinthawk.gateway.requests import (
 
 def build_generate_routes(services: HttpServices, guard: Guard, accounts: Accounts) -> APIRouter:
     """Return the routes that generate text."""
-    router = APIRouter(tags=["Generate"])
+    refusals = schemas.describe_errors(400, 401, 404, 413, 415, 429, 500, 503)
+    router = APIRouter(tags=["Generate"], responses=refusals)
     known_caller = Annotated[Caller, Depends(guard)]
 
     @router.post(
         Endpoint.CHAT,
         summary="Continue a conversation",
-        responses=schemas.describe_streamed(schemas.ChatCompletion, schemas.ChatCompletionChunk),
-        openapi_extra=schemas.describe_body(schemas.ChatCompletionRequest),
+        responses=schemas.describe_streamed(
+            schemas_answers.ChatCompletion, schemas_answers.ChatCompletionChunk
+        ),
+        openapi_extra=schemas.describe_body(schemas_requests.ChatCompletionRequest),
     )
     async def create_chat_completion(request: Request, caller: known_caller) -> Response:
+        """Answer with the next turn, whole or, with `stream`, as events. A client that hangs up
+        gives its request up."""
         return await _accept(Endpoint.CHAT, request, caller, services, accounts)
 
     @router.post(
         Endpoint.COMPLETIONS,
         summary="Continue a text",
-        responses=schemas.describe_streamed(schemas.Completion, schemas.Completion),
-        openapi_extra=schemas.describe_body(schemas.CompletionRequest),
+        responses=schemas.describe_streamed(schemas_answers.Completion, schemas_answers.Completion),
+        openapi_extra=schemas.describe_body(schemas_requests.CompletionRequest),
     )
     async def create_completion(request: Request, caller: known_caller) -> Response:
+        """Answer with what follows each prompt, whole or, with `stream`, as events. A client that
+        hangs up gives its request up."""
         return await _accept(Endpoint.COMPLETIONS, request, caller, services, accounts)
 
     return router

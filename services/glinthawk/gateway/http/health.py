@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from starlette.responses import PlainTextResponse, Response
 
 from glinthawk.errors import PeerUnavailable
@@ -14,7 +14,7 @@ from glinthawk.gateway.http.services import HttpServices
 class State(BaseModel):
     """How the gateway is."""
 
-    status: str
+    status: str = Field(description="`ok` or `ready`.")
 
 
 def build_health_routes(services: HttpServices) -> APIRouter:
@@ -23,15 +23,17 @@ def build_health_routes(services: HttpServices) -> APIRouter:
 
     @router.get("/health", summary="Is the process alive?", response_model=State)
     async def is_alive() -> JsonAnswer:
+        """Answer while the process lives, whatever else is missing."""
         return JsonAnswer({"status": "ok"})
 
     @router.get(
         "/ready",
         summary="Can a token be generated now?",
         response_model=State,
-        responses={503: {"description": "Not now.", "model": schemas.ErrorBody}},
+        responses=schemas.describe_errors(503),
     )
     async def is_ready() -> JsonAnswer:
+        """Answer 200 while all stages and an attention worker are there, else 503."""
         if not services.generation.is_ready:
             raise PeerUnavailable(
                 "no token can be generated now: stages or attention workers are missing, or the "
@@ -41,6 +43,7 @@ def build_health_routes(services: HttpServices) -> APIRouter:
 
     @router.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)
     def show_metrics() -> Response:
+        """Return the gateway's figures in Prometheus' text format."""
         return Response(generate_latest(services.registry), media_type=CONTENT_TYPE_LATEST)
 
     return router

@@ -1,21 +1,23 @@
-"""The shapes of requests and answers, for /openapi.json.
+"""What all shapes of requests and answers have in common, for /openapi.json.
 
 They describe; they do not check: requests are checked field by field where they are read, which
-gives better messages, and answers are built from frozen data. The tests compare both with these.
+gives better messages, and answers are built from frozen data. The tests compare both with these,
+and docs/api-reference.md is written from them: so each field says what it means.
 """
 
+from http import HTTPStatus
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 
-class _Open(BaseModel):
+class OpenBody(BaseModel):
     """Further fields may stand beside those named here."""
 
     model_config = ConfigDict(extra="allow")
 
 
-class _Closed(BaseModel):
+class ClosedBody(BaseModel):
     """No other fields."""
 
     model_config = ConfigDict(extra="forbid")
@@ -24,211 +26,71 @@ class _Closed(BaseModel):
 # --- errors
 
 
-class ErrorDetail(_Closed):
-    """What went wrong. param: the field at fault. code: a word that programs may branch on."""
+class ErrorDetail(ClosedBody):
+    """What went wrong."""
 
-    message: str
-    type: str
-    param: str | None
-    code: str | None
+    message: str = Field(description="What is wrong, with the value, the limit and the way out.")
+    type: str = Field(
+        description="`invalid_request_error`, `rate_limit_error` or `server_error`: whose fault "
+        "it is."
+    )
+    param: str | None = Field(description="The field at fault.")
+    code: str | None = Field(description="A word that programs may branch on.")
 
 
-class ErrorBody(_Closed):
+class ErrorBody(ClosedBody):
     """Every answer that is not a success."""
 
-    error: ErrorDetail
+    error: ErrorDetail = Field(description="What went wrong.")
 
 
 # --- models
 
 
-class Model(_Closed):
+class Model(ClosedBody):
     """A name under which the model is served."""
 
-    id: str
-    object: Literal["model"]
-    created: int
-    owned_by: str
+    id: str = Field(description="The name, as requests give it in `model`.")
+    object: Literal["model"] = Field(description="What this is.")
+    created: int = Field(description="When the gateway was started, in seconds since 1970.")
+    owned_by: str = Field(description="Always `glinthawk`.")
     max_model_len: int = Field(description="Most tokens of prompt and output together.")
 
 
-class ModelList(_Closed):
+class ModelList(ClosedBody):
     """All names."""
 
-    object: Literal["list"]
-    data: list[Model]
-
-
-# --- generation
-
-
-class StreamOptionsBody(_Closed):
-    """How a stream looks."""
-
-    include_usage: bool | None = Field(
-        default=None, description="End with a chunk without choices that counts the tokens."
-    )
-    include_obfuscation: Literal[False] | None = None
-
-
-class _Sampling(_Open):
-    """Fields that both endpoints act upon. Others stand if they change nothing."""
-
-    model: str
-    n: int | None = Field(default=None, ge=1, le=128)
-    max_tokens: int | None = Field(default=None, ge=0, lt=1 << 31)
-    max_completion_tokens: int | None = Field(default=None, ge=0, lt=1 << 31)
-    min_tokens: int | None = Field(default=None, ge=0, lt=1 << 31)
-    temperature: float | None = Field(default=None, ge=0, le=2)
-    top_p: float | None = Field(default=None, gt=0, le=1)
-    top_k: int | None = Field(default=None, ge=-1, lt=1 << 31)
-    min_p: float | None = Field(default=None, ge=0, le=1)
-    frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
-    presence_penalty: float | None = Field(default=None, ge=-2, le=2)
-    repetition_penalty: float | None = Field(default=None, gt=0)
-    seed: int | None = Field(default=None, ge=-(1 << 63), lt=1 << 63)
-    stop: str | list[str] | None = None
-    stop_token_ids: list[int] | None = Field(default=None, max_length=256)
-    ignore_eos: bool | None = None
-    return_token_ids: bool | None = None
-    stream: bool | None = None
-    stream_options: StreamOptionsBody | None = None
-
-
-class TextPart(_Open):
-    """A part of a message's content."""
-
-    type: Literal["text"]
-    text: str
-
-
-class ChatMessage(_Open):
-    """A turn of the conversation."""
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
-    name: str | None = None
-
-
-class ChatCompletionRequest(_Sampling):
-    """A conversation to continue."""
-
-    messages: list[ChatMessage] = Field(min_length=1)
-    logprobs: bool | None = None
-    top_logprobs: int | None = Field(default=None, ge=0, le=20)
-
-
-class CompletionRequest(_Sampling):
-    """A text, or several, to continue."""
-
-    prompt: str | list[str] | list[int] | list[list[int]]
-    echo: bool | None = None
-    logprobs: int | None = Field(default=None, ge=0, le=20)
-
-
-class Usage(_Open):
-    """Tokens of all prompts and choices."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-
-
-FinishReason = Literal["stop", "length"]
-
-
-class AnswerMessage(_Open):
-    """What the model says."""
-
-    role: Literal["assistant"]
-    content: str
-
-
-class ChatChoice(_Open):
-    """One continuation."""
-
-    index: int
-    message: AnswerMessage
-    logprobs: dict[str, Any] | None
-    finish_reason: FinishReason
-
-
-class ChatCompletion(_Open):
-    """The answer of /v1/chat/completions."""
-
-    id: str
-    object: Literal["chat.completion"]
-    created: int
-    model: str
-    choices: list[ChatChoice]
-    usage: Usage
-
-
-class ChatDelta(_Open):
-    """What a message has grown by."""
-
-    role: Literal["assistant"] | None = None
-    content: str | None = None
-
-
-class ChatChunkChoice(_Open):
-    """A piece of one continuation."""
-
-    index: int
-    delta: ChatDelta
-    logprobs: dict[str, Any] | None
-    finish_reason: FinishReason | None
-
-
-class ChatCompletionChunk(_Open):
-    """An event of a streamed answer of /v1/chat/completions."""
-
-    id: str
-    object: Literal["chat.completion.chunk"]
-    created: int
-    model: str
-    choices: list[ChatChunkChoice]
-    usage: Usage | None = None
-
-
-class CompletionChoice(_Open):
-    """One continuation, or a piece of it."""
-
-    index: int
-    text: str
-    logprobs: dict[str, Any] | None
-    finish_reason: FinishReason | None
-
-
-class Completion(_Open):
-    """The answer of /v1/completions, and an event of its stream."""
-
-    id: str
-    object: Literal["text_completion"]
-    created: int
-    model: str
-    choices: list[CompletionChoice]
-    usage: Usage | None = None
+    object: Literal["list"] = Field(description="What this is.")
+    data: list[Model] = Field(description="The names.")
 
 
 # --- how routes refer to these
 
 EVENT_STREAM = "text/event-stream"
 
-DESCRIBED: list[type[BaseModel]] = [
-    ErrorBody,
-    ChatCompletion,
-    ChatCompletionChunk,
-    ChatCompletionRequest,
-    Completion,
-    CompletionRequest,
-]
-"""Models that a route names by reference, so that the document must carry them."""
+EVENT = "x-event"
+"""Names, in the description of a stream, the shape of an event: OpenAPI has no word for it."""
 
-ERRORS: dict[int | str, dict[str, Any]] = {
-    "4XX": {"description": "The request is refused.", "model": ErrorBody},
-    "5XX": {"description": "The request cannot be served now.", "model": ErrorBody},
+_REFUSALS = {
+    400: "A field or parameter is wrong, unknown or not supported; `param` names it.",
+    401: "No key or secret was sent, or one that is not valid.",
+    404: "There is no such model, file, batch or worker, or no page behind that id.",
+    409: "It is too late: the batch is over, or nearly.",
+    413: "The body is larger than is taken.",
+    415: "The body is of another kind.",
+    429: "The caller has as much open as may be. Come again after `Retry-After` seconds.",
+    500: "A defect; the gateway's log says where.",
+    503: "No token can be generated, or nothing be stored, now. Come again after `Retry-After` "
+    "seconds.",
 }
+
+
+def describe_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the descriptions of the refusals that a route may answer with."""
+    return {
+        int(HTTPStatus(status)): {"description": _REFUSALS[status], "model": ErrorBody}
+        for status in statuses
+    }
 
 
 def refer(model: type[BaseModel]) -> dict[str, str]:
@@ -246,6 +108,11 @@ def describe_streamed(
     whole: type[BaseModel], chunk: type[BaseModel]
 ) -> dict[int | str, dict[str, Any]]:
     """Return the description of an answer that comes whole or as events."""
-    events = {"type": "string", "description": f"Events, each a {chunk.__name__}, then [DONE]."}
+    events = {
+        "type": "string",
+        "description": f"With `stream`: events, each a {chunk.__name__} after `data: `, then "
+        "`data: [DONE]`.",
+        EVENT: refer(chunk),
+    }
     content = {"application/json": {"schema": refer(whole)}, EVENT_STREAM: {"schema": events}}
-    return {200: {"description": "The answer.", "content": content}, **ERRORS}
+    return {200: {"description": "The answer, whole or as events.", "content": content}}

@@ -4,6 +4,9 @@ from collections import deque
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 from glinthawk.errors import InvariantBroken
 from glinthawk.gateway.jobs.results import digest_batch
@@ -32,18 +35,20 @@ class OpenLine:
 
 @dataclass(frozen=True)
 class JobProgress:
-    """How a batch stands. num_failed of num_done have an error for an answer; figures of lines
-    are 0 while a batch is validated. eta_s: None while it cannot be told. problem: why it does not
-    get on, in words that name no path; None while it does."""
+    """How a batch stands. Figures of lines are 0 while it is validated."""
 
-    batch_id: str
-    status: BatchStatus
-    num_lines: int = 0
-    num_done: int = 0
-    num_failed: int = 0
-    tokens_per_s: float = 0.0
-    eta_s: float | None = None
-    problem: str | None = None
+    batch_id: Annotated[str, Field(description="Of the batch.")]
+    status: Annotated[BatchStatus, Field(description="As in the batch object.")]
+    num_lines: Annotated[int, Field(description="Lines of its input.")] = 0
+    num_done: Annotated[int, Field(description="Lines that are answered.")] = 0
+    num_failed: Annotated[int, Field(description="Of these, those answered with an error.")] = 0
+    tokens_per_s: Annotated[float, Field(description="In and out, lately.")] = 0.0
+    eta_s: Annotated[
+        float | None, Field(description="Seconds until it is over; null while not known.")
+    ] = None
+    problem: Annotated[
+        str | None, Field(description="Why it does not get on, in words that name no path.")
+    ] = None
 
 
 class Job:

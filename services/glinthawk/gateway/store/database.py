@@ -28,12 +28,18 @@ _WRITER_PRAGMAS = (
 _READER_PRAGMAS = ("query_only = ON", "cache_size = -2048")
 _MAX_IDLE_READERS = 4
 
+TURN_WAIT_S = 10.0
+"""How long a write waits for those of this process before it."""
+
+CLOSE_WAIT_S = 5.0
+"""How long the end waits for the write under way; what is not committed then is not done."""
+
 
 class Database:
     """See the module. data_dir: the folder it lies in, which must be there."""
 
     def __init__(self, data_dir: Path, *, busy_timeout_s: float) -> None:
-        self._turn_to_write = Turns()
+        self._turn_to_write = Turns(TURN_WAIT_S)
         self._is_closed = False
         path = data_dir / DATABASE_NAME
         self._writer = _build_engine(
@@ -52,7 +58,7 @@ class Database:
         """Enter a transaction that may write; it is on disk once this is left without an error.
 
         Raises:
-            StoreUnavailable: nothing was changed.
+            StoreUnavailable: nothing was changed; also if too many write, or one for too long.
         """
         with translate_database_failures(), self._turn_to_write:
             try:
@@ -78,11 +84,14 @@ class Database:
             yield connection
 
     def close(self) -> None:
-        """Close all connections, once the write under way is over; nothing can be done after."""
-        with self._turn_to_write:
-            self._is_closed = True
-            self._reader.dispose()
-            self._writer.dispose()
+        """Close all connections, once the write under way is over or has taken too long; nothing
+        can be done after."""
+        self._is_closed = True
+        has_turn = self._turn_to_write.take(CLOSE_WAIT_S)
+        self._reader.dispose()
+        self._writer.dispose()
+        if has_turn:
+            self._turn_to_write.give_back()
 
     def _check_open(self, engine: Engine) -> Engine:
         if self._is_closed:

@@ -1,4 +1,5 @@
-"""The store: files, batches, their lines and results, drains, keys and the epoch, all durable.
+"""The store: files, batches, their lines and results, drains, sizes of workers, keys and the
+epoch, all durable.
 
 One interface, so that other databases and object stores can follow; `sql` is the one on SQLite
 and a folder. What a method has returned from is on disk. Methods may be called from any thread;
@@ -27,6 +28,7 @@ from glinthawk.gateway.store.records import (
     KeyRecord,
     LineRecord,
     LineResult,
+    WorkerSize,
 )
 
 
@@ -155,6 +157,16 @@ class Store(ABC):
     def list_drains(self) -> Sequence[DrainRecord]:
         """Return the drains that are kept, by worker."""
 
+    # --- sizes of workers
+
+    @abstractmethod
+    def keep_worker_sizes(self, sizes: Sequence[WorkerSize]) -> None:
+        """Keep sizes, each once, in place of all that were kept before."""
+
+    @abstractmethod
+    def list_worker_sizes(self) -> Sequence[WorkerSize]:
+        """Return the sizes that are kept, the smallest first."""
+
     # --- keys, epoch
 
     @abstractmethod
@@ -170,8 +182,9 @@ class Store(ABC):
         """Make the valid key of that name invalid. Raises NotFound if there is none."""
 
     @abstractmethod
-    def next_epoch(self) -> int:
-        """Raise the counter of epochs and return it: never the same number twice."""
+    def reserve_epochs(self, count: int) -> int:
+        """Raise the counter of epochs by `count` and return the first of the new numbers: no
+        number is given out twice."""
 
     @abstractmethod
     def close(self) -> None:

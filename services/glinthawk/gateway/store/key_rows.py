@@ -55,13 +55,13 @@ class KeyTable:
         return _build_record(row)
 
 
-def raise_epoch(database: Database) -> int:
-    """See `Store.next_epoch`."""
-    first = insert(COUNTERS).values(name=_EPOCH, value=1)
+def raise_epoch(database: Database, count: int) -> int:
+    """Raise the counter of epochs by `count` and return what it is then."""
+    first = insert(COUNTERS).values(name=_EPOCH, value=count)
     with database.write() as connection:
         raised: int = connection.execute(
             first.on_conflict_do_update(
-                index_elements=[COUNTERS.c.name], set_={"value": COUNTERS.c.value + 1}
+                index_elements=[COUNTERS.c.name], set_={"value": COUNTERS.c.value + count}
             ).returning(COUNTERS.c.value)
         ).scalar_one()
     return raised

@@ -135,6 +135,15 @@ class DrainRecord:
 
 
 @dataclass(frozen=True)
+class WorkerSize:
+    """KV memory that an attention worker has or had, in bytes, and when such a one was last
+    there, in seconds since 1970."""
+
+    kv_bytes: int
+    seen_at: int
+
+
+@dataclass(frozen=True)
 class KeyRecord:
     """An API key as it is kept: its hash, never the key. revoked_at: None while it is valid."""
 

@@ -52,8 +52,10 @@ from glinthawk.gateway.store.records import (
     KeyRecord,
     LineRecord,
     LineResult,
+    WorkerSize,
 )
 from glinthawk.gateway.store.revisions import upgrade_database
+from glinthawk.gateway.store.size_rows import SizeTable
 
 BUSY_TIMEOUT_S = 5.0
 """How long a write waits for another process's before it says that the store is locked."""
@@ -81,6 +83,7 @@ class SqlStore(Store):
         self._batches = BatchTable(database)
         self._lines = LineTable(database)
         self._drains = DrainTable(database)
+        self._sizes = SizeTable(database)
         self._keys = KeyTable(database)
 
     def add_file(
@@ -182,6 +185,14 @@ class SqlStore(Store):
         """See `Store`."""
         return self._drains.list()
 
+    def keep_worker_sizes(self, sizes: Sequence[WorkerSize]) -> None:
+        """See `Store`."""
+        self._sizes.keep(sizes)
+
+    def list_worker_sizes(self) -> Sequence[WorkerSize]:
+        """See `Store`."""
+        return self._sizes.list()
+
     def add_key(self, key: KeyRecord) -> None:
         """See `Store`."""
         self._keys.add(key)
@@ -194,9 +205,9 @@ class SqlStore(Store):
         """See `Store`."""
         return self._keys.revoke(name, now=now)
 
-    def next_epoch(self) -> int:
+    def reserve_epochs(self, count: int) -> int:
         """See `Store`."""
-        return raise_epoch(self._database)
+        return raise_epoch(self._database, count) - count + 1
 
     def close(self) -> None:
         """See `Store`."""

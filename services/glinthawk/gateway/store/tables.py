@@ -2,7 +2,7 @@
 
     files ---< batches ---< lines      what a batch asks, a row a line of its input
                        `--< results    what was answered, a row a line of its output
-    keys   counters   drains
+    keys   counters   drains   worker_sizes
 
 `sequence` numbers rows in the order of their creation. Lines and results name their batch by
 its sequence, which is short: a batch may have a million of them. A batch names its files by id
@@ -129,6 +129,13 @@ DRAINS = Table(
     Column("worker", Text, primary_key=True),
     Column("instance", Text, nullable=False),
     Column("until_ms", BigInteger, nullable=False),
+)
+
+WORKER_SIZES = Table(
+    "worker_sizes",
+    METADATA,
+    Column("kv_bytes", BigInteger, primary_key=True, autoincrement=False),
+    Column("seen_at", BigInteger, nullable=False),
 )
 
 COUNTERS = Table(

@@ -9,6 +9,11 @@ from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis.generation.modes import GenerationMode
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
+from glinthawk.gateway.http.schemas_requests import ChatCompletionRequest, CompletionRequest
+from glinthawk.gateway.http.streaming import take_stream_options
+from glinthawk.gateway.neutral_fields import CHAT_FIELDS, COMPLETION_FIELDS
+from glinthawk.gateway.requests import Endpoint, parse_body
+from unit.gateway.factories import make_model
 from unit.gateway.http.serving import serve
 
 HEADERS = {"Authorization": "Bearer k"}
@@ -47,6 +52,38 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     keys = {"k": "alice"}
     with serve(tmp_path_factory.mktemp("data"), keys=keys) as served:
         yield schemathesis.openapi.from_url(f"{served.url}/openapi.json")
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "model", "least", "acted_upon"),
+    [
+        (
+            Endpoint.CHAT,
+            ChatCompletionRequest,
+            {"messages": [{"role": "user", "content": "hi"}]},
+            CHAT_FIELDS,
+        ),
+        (Endpoint.COMPLETIONS, CompletionRequest, {"prompt": "hi"}, COMPLETION_FIELDS),
+    ],
+)
+def test_described_fields_and_defaults_are_those_that_are_read(
+    endpoint: Endpoint,
+    model: type[ChatCompletionRequest | CompletionRequest],
+    least: dict[str, Any],
+    acted_upon: frozenset[str],
+) -> None:
+    fields = model.model_fields
+    assert set(fields) == acted_upon | {"stream", "stream_options"}
+    defaults = {
+        name: field.default
+        for name, field in fields.items()
+        if not field.is_required() and field.default is not None
+    }
+    assert len(defaults) > 10
+    full = {**defaults, **least}
+    assert take_stream_options(full) is None
+    requests = [parse_body(endpoint, body, make_model(), default_seed=7) for body in (least, full)]
+    assert requests[0] == requests[1]
 
 
 def test_every_operation_of_the_document_is_tried(api: Any) -> None:

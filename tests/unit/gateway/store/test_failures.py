@@ -275,9 +275,9 @@ refuse(lambda: open_store(root))
 set_modes(0o700, 0o600)
 (root / "glinthawk.db").chmod(0o400)
 store = open_store(root)
-refuse(store.next_epoch)
+refuse(lambda: store.reserve_epochs(1))
 set_modes(0o700, 0o600)
-store.next_epoch()
+store.reserve_epochs(1)
 assert [f.id for f in store.list_files(limit=9, newest_first=False)] == [
     batch.input_file_id, file.id
 ]

@@ -40,7 +40,7 @@ def write_files():
         tell("file", file.id)
 
 
-tell("epoch", store.next_epoch())
+tell("epoch", store.reserve_epochs(1))
 threading.Thread(target=write_files, daemon=True).start()
 waiting = [store.next_lines(batch_id, after=0, limit=10_000) for batch_id in batch_ids]
 for start in range(0, 10_000, 3):

@@ -24,7 +24,7 @@ from unit.gateway.store.factories import START, FakeClock, add_batch
 
 NUMBERS = st.integers(1, 12)
 CUSTOM_IDS = st.sampled_from(["a", "b", "c", "d" * 40, "e" * 40, "\ud800"])
-LINES = st.lists(st.tuples(NUMBERS, CUSTOM_IDS), max_size=6)
+LINES = st.lists(st.tuples(NUMBERS, CUSTOM_IDS), max_size=6, unique_by=lambda line: line[0])
 RESULTS = st.lists(st.tuples(NUMBERS, st.booleans(), st.binary(max_size=4)), max_size=6)
 STATUSES = st.sampled_from(BatchStatus)
 PICK = st.integers(0, 99)
@@ -133,8 +133,8 @@ class StoreMachine(RuleBasedStateMachine):
         assert revoked[0] == revoked[1]
 
     @rule()
-    def raise_epoch(self) -> None:
-        epochs = self.both(lambda store, _: store.next_epoch())
+    def reserve_epochs(self) -> None:
+        epochs = self.both(lambda store, _: store.reserve_epochs(3))
         assert epochs[0] == epochs[1]
 
     @rule(seconds=st.integers(-1, 1))

@@ -33,14 +33,14 @@ def test_a_store_is_made_where_there_is_none_and_found_again(tmp_path: Path) -> 
     file, batch = add_file(store, b"content"), add_batch(store)
     store.add_lines(batch.id, make_lines([1, 2]))
     store.add_results({batch.id: [make_result(2)]})
-    epoch = store.next_epoch()
+    epoch = store.reserve_epochs(1)
     store.close()
 
     again = open_store(place)
     assert again.get_file(file.id) == file
     assert again.get_batch(batch.id).counts.completed == 1
     assert [line.line_number for line in again.next_lines(batch.id, after=0, limit=9)] == [1]
-    assert again.next_epoch() > epoch
+    assert again.reserve_epochs(1) > epoch
     again.close()
 
 
@@ -72,7 +72,7 @@ def test_a_store_that_is_closed_says_so(tmp_path: Path) -> None:
     batch = add_batch(store)
     store.close()
     store.close()
-    for use in (lambda: store.get_batch(batch.id), store.next_epoch):
+    for use in (lambda: store.get_batch(batch.id), lambda: store.reserve_epochs(1)):
         with pytest.raises(StoreUnavailable, match="closed"):
             use()
     with pytest.raises(StoreUnavailable, match="closed"):
@@ -236,7 +236,7 @@ def test_many_threads_write_and_read_and_none_disturbs_another(tmp_path: Path) -
             completed = store.get_batch(batches[0]).counts.completed
             assert completed <= len(list(store.iterate_results(batches[0], is_error=False)))
             store.add_file([b"x"], purpose=FilePurpose.BATCH, filename=str(number))
-            seen.append(store.next_epoch())
+            seen.append(store.reserve_epochs(1))
         return seen
 
     with ThreadPoolExecutor(8) as threads:

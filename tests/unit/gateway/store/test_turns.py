@@ -1,16 +1,20 @@
 """Threads get their turn in the order in which they asked for it."""
 
+import contextlib
 import signal
 import threading
 import time
 
 import pytest
 
+from glinthawk.errors import StoreUnavailable
 from glinthawk.gateway.store.turns import Turns
+
+WAIT_S = 120.0
 
 
 def wait_for(turns: Turns, num_waiting: int) -> None:
-    deadline_s = time.monotonic() + 120
+    deadline_s = time.monotonic() + WAIT_S
     while turns.num_waiting != num_waiting:
         assert time.monotonic() < deadline_s
         time.sleep(0.001)
@@ -91,3 +95,37 @@ def test_who_is_interrupted_while_waiting_leaves_the_line() -> None:
     holder.join()
     with turns:
         assert turns.num_waiting == 0
+
+
+def test_who_waits_too_long_is_told_so_and_leaves_the_line() -> None:
+    turns = Turns(wait_s=0.05)
+    with turns:
+        thread = threading.Thread(target=lambda: turns.take(WAIT_S) and turns.give_back())
+        thread.start()
+        wait_for(turns, 1)
+        with pytest.raises(StoreUnavailable, match=r"busy: no turn to write came in 0.05 s"), turns:
+            pytest.fail("the turn was not free")
+        assert turns.num_waiting == 1
+    thread.join(WAIT_S)
+    with turns:
+        assert turns.num_waiting == 0
+
+
+def test_a_turn_that_comes_while_its_waiter_gives_up_goes_to_the_next() -> None:
+    turns = Turns(wait_s=0.002)
+    stop = threading.Event()
+
+    def come_and_go() -> None:
+        while not stop.is_set():
+            with contextlib.suppress(StoreUnavailable), turns:
+                time.sleep(0.002)
+
+    threads = [threading.Thread(target=come_and_go) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    time.sleep(1.0)
+    stop.set()
+    for thread in threads:
+        thread.join(WAIT_S)
+    assert turns.num_waiting == 0
+    assert turns.take(0.0), "nobody has it"
