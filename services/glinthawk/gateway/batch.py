@@ -43,8 +43,8 @@ from glinthawk.models.hf_tokenizer import load_tokenizer
 from glinthawk.models.load import load_config
 from glinthawk.models.source import ModelFiles, model_digest, resolve_model, tokenizer_digest
 from glinthawk.models.tokenizer import Tokenizer
-from glinthawk.telemetry.logging import get_logger
 from glinthawk.telemetry.defects import ThreadDefects
+from glinthawk.telemetry.logging import get_logger
 from glinthawk.telemetry.metrics import ServiceMetrics, serve_metrics
 from glinthawk.wire.control import Description, attach_control
 from glinthawk.wire.grpc_server import GrpcServer

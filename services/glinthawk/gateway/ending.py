@@ -7,6 +7,7 @@ A signal handler may call `begin` at any moment of the main thread, also in the 
 so what it touches must not be a lock that the main thread may hold.
 """
 
+import contextlib
 import os
 import queue
 import threading
@@ -63,10 +64,8 @@ class Ending:
     def wait(self, timeout_s: float) -> bool:
         """Wait until the end is asked for, and return whether it is; one thread does."""
         if not self.has_begun:
-            try:
+            with contextlib.suppress(queue.Empty):
                 self._to_wait.get(timeout=timeout_s)
-            except queue.Empty:
-                pass
         return self.has_begun
 
     def left(self, most_s: float) -> float:
