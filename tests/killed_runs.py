@@ -40,6 +40,7 @@ class Up:
             *("--control-port", str(control), "--data-dir", str(folder / "data")),
             *("--log-format", "json", *options),
         ]
+        self.url = f"http://127.0.0.1:{http}"
         self.patient = Patient(ApiClient(http), START_S)
         self.control = ApiClient(control)
         self._life: Life | None = None

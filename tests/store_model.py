@@ -205,7 +205,7 @@ class ModelStore(Store):
         self._epoch += count
         return self._epoch - count + 1
 
-    def close(self) -> None:
+    def close(self, wait_s: float = 5.0) -> None:
         pass
 
 

@@ -1,7 +1,8 @@
 """Which workers drain, kept in the store: a gateway that starts again goes on with it.
 
-A drain is of a process, not of a name: of no effect on another process that joins under it. A worker that asked itself to end is not kept here, for it asks again. Times in the
-store are of the wall clock, which outlasts the gateway; the engine is told seconds that are left.
+A drain is of a process, not of a name: it has no effect on another process that joins under the
+name. A worker that asked itself to end is not kept here, for it asks again. Times in the store are
+of the wall clock, which outlasts the gateway; the engine is told seconds that are left.
 """
 
 import threading

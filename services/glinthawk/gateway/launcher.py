@@ -211,12 +211,12 @@ class Launcher:
                 successor.pause_s = child.pause_s
                 self._children[index] = successor
 
-    def stop(self) -> None:
+    def stop(self, grace_s: float = STOP_GRACE_S) -> None:
         """End all processes: ask first, then kill. None is left when this returns."""
         for child in self._children:
             if child.process.poll() is None:
                 child.process.terminate()
-        deadline = time.monotonic() + STOP_GRACE_S
+        deadline = time.monotonic() + grace_s
         for child in self._children:
             try:
                 child.process.wait(max(0.0, deadline - time.monotonic()))

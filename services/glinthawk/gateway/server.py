@@ -9,7 +9,6 @@ own and starts them again when they end. Either stays until a signal ends it.
 """
 
 import signal
-import threading
 from contextlib import ExitStack
 from types import FrameType
 
@@ -22,6 +21,7 @@ from glinthawk.config import GatewayConfig, UpConfig
 from glinthawk.errors import GlinthawkError
 from glinthawk.gateway.control import Operations, build_control_app
 from glinthawk.gateway.drain_book import DrainBook
+from glinthawk.gateway.ending import Ending
 from glinthawk.gateway.generation import Generation
 from glinthawk.gateway.grpc_api import Doorkeeper, GrpcInference, GrpcJobs, GrpcOperations
 from glinthawk.gateway.http.app import build_app
@@ -59,6 +59,14 @@ TICK_S = 0.5
 HTTP_GRACE_S = 5.0
 """How long open calls may go on when the gateway is stopped."""
 
+JOBS_END_S = 6.0
+CONTROL_GRACE_S = 0.5
+TIERS_END_S = 2.0
+CHILDREN_END_S = 4.0
+GRPC_GRACE_S = 0.2
+STORE_END_S = 1.0
+"""How long the other steps of the end may take; see `ending` for all of them together."""
+
 
 class _Stopped(Exception):
     """A signal came before everything was up."""
@@ -71,20 +79,22 @@ def run_gateway(config: GatewayConfig) -> int:
         InvalidConfig: the gateway cannot work as it was configured.
         GlinthawkError: it cannot go on; what is stored stays.
     """
-    stop = threading.Event()
+    ending = Ending()
 
     def end(number: int, frame: FrameType | None) -> None:
-        stop.set()
+        ending.begin()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, end)
     with ThreadDefects() as defects, ExitStack() as stack:
-        gateway = _Gateway(config, stack, stop, defects)
         try:
+            gateway = _Gateway(config, stack, ending, defects)
             gateway.start()
             gateway.serve()
         except _Stopped:
             pass
+        finally:
+            ending.begin()
     return EXIT_OK
 
 
@@ -95,12 +105,12 @@ class _Gateway:
         self,
         config: GatewayConfig,
         stack: ExitStack,
-        stop: threading.Event,
+        ending: Ending,
         defects: ThreadDefects,
     ) -> None:
         self._config = config
         self._stack = stack
-        self._stop = stop
+        self._ending = ending
         self._defects = defects
         self._console = Console(stderr=True)
         files: ModelFiles = resolve_model(config.model, revision=config.revision)
@@ -109,7 +119,7 @@ class _Gateway:
         self._registry = CollectorRegistry()
         self._metrics = ServiceMetrics(self._registry)
         self._store: Store = open_store(config.data_dir)
-        stack.callback(self._store.close)
+        stack.callback(lambda: self._store.close(ending.left(STORE_END_S)))
         tokenizer = load_tokenizer(files)
         context = ModelContext(
             tokenizer,
@@ -157,12 +167,12 @@ class _Gateway:
         Raises:
             InvalidConfig: a port is taken, or a process of ours refuses its configuration.
         """
-        config, stack = self._config, self._stack
+        config, stack, left = self._config, self._stack, self._ending.left
         attach_control(self._grpc, self._describe)
         services, accounts = self._build_services(), Accounts(HttpLimits.of(config))
         self._attach_users(services, accounts)
         self._grpc.start()
-        stack.callback(self._grpc.stop, 0.2)
+        stack.callback(lambda: self._grpc.stop(left(GRPC_GRACE_S)))
         metrics = serve_metrics(self._registry, config.host, config.metrics_port)
         stack.callback(metrics.close)
         self._tiers.start()
@@ -170,9 +180,10 @@ class _Gateway:
         stack.callback(self._sizes.stop)
         if isinstance(config, UpConfig):
             self._launcher = Launcher(config, gateway_address=self._grpc.address)
-            stack.callback(self._launcher.stop)
+            launcher = self._launcher
+            stack.callback(lambda: launcher.stop(left(CHILDREN_END_S)))
             self._launcher.start()
-        stack.callback(self._tiers.stop, "the gateway ends")
+        stack.callback(lambda: self._tiers.stop("the gateway ends", left(TIERS_END_S)))
         self._open_doors(build_app(services, accounts), metrics.port)
         engine = self._tiers.start_engine(None, self._look_after)
         self._generation.attach(engine, lambda: self._tiers.is_ready)
@@ -180,7 +191,7 @@ class _Gateway:
         self._operations.attach(engine)
         self._grpc.set_serving(True)
         self._jobs.start()
-        stack.callback(self._jobs.stop)
+        stack.callback(lambda: self._jobs.stop(left(JOBS_END_S)))
 
     def _attach_users(self, services: HttpServices, accounts: Accounts) -> None:
         """Offer what users and operators call over gRPC."""
@@ -202,7 +213,7 @@ class _Gateway:
             key=config.tls_key,
         )
         http.start()
-        self._stack.callback(http.stop, HTTP_GRACE_S)
+        self._stack.callback(lambda: http.stop(self._ending.left(HTTP_GRACE_S)))
         control_host = config.listen_address[0] if config.secret is not None else "127.0.0.1"
         control = HttpServer(
             build_control_app(self._operations, config.secret),
@@ -211,7 +222,7 @@ class _Gateway:
             option="--control-port",
         )
         control.start()
-        self._stack.callback(control.stop, 1.0)
+        self._stack.callback(lambda: control.stop(self._ending.left(CONTROL_GRACE_S)))
         scheme = "http" if config.tls_certificate is None else "https"
         url = f"{scheme}://{config.host}:{http.port}"
         log.info(
@@ -252,7 +263,7 @@ class _Gateway:
         Raises:
             GlinthawkError: the engine, the jobs or another thread cannot go on.
         """
-        while not self._stop.wait(TICK_S):
+        while not self._ending.wait(TICK_S):
             self._tick()
             failure = self._tiers.engine.failure
             if failure is not None:
@@ -261,7 +272,7 @@ class _Gateway:
                 raise GlinthawkError("the job runner ended; the log has the reason")
 
     def _look_after(self) -> None:
-        if self._stop.is_set():
+        if self._ending.has_begun:
             raise _Stopped
         self._tick()
 

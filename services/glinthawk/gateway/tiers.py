@@ -176,11 +176,12 @@ class Tiers:
             self.cluster.wait_until_whole(CONNECT_S, lambda: self._check(check))
         return engine
 
-    def stop(self, reason: str) -> None:
-        """End the engine and ask every member to end; what is open stays unfinished."""
+    def stop(self, reason: str, timeout_s: float = STOP_S) -> None:
+        """End the engine and ask every member to end; what is open stays unfinished. timeout_s:
+        how long the engine is waited for."""
         if self._engine is not None and self._thread is not None:
             self._engine.stop()
-            self._thread.join(STOP_S)
+            self._thread.join(timeout_s)
         self.cluster.stop(reason)
 
     def _end_with(self, engine: Engine, events: ClusterEvents) -> ClusterEvents:

@@ -22,6 +22,8 @@ SECRET_METADATA = "glinthawk-secret"
 
 _OPEN_TO_ALL = ("/grpc.health.v1.", "/grpc.reflection.")
 _MAX_DETAILS = 2000
+_END_S = 1.0
+"""How long calls that were cut off are waited for."""
 _KEEPALIVE = [
     ("grpc.keepalive_time_ms", 3000),
     ("grpc.keepalive_timeout_ms", 5000),
@@ -113,7 +115,7 @@ class GrpcServer:
     def stop(self, grace_s: float = 1.0) -> None:
         """Refuse new calls, give running ones `grace_s` seconds, then end them."""
         self._health.enter_graceful_shutdown()
-        self._server.stop(grace_s).wait(grace_s + 5.0)
+        self._server.stop(grace_s).wait(grace_s + _END_S)
         self._executor.shutdown(wait=False)
 
     def _bind(self, host: str, port: int, credentials: grpc.ServerCredentials | None) -> int:

@@ -18,7 +18,9 @@ from glinthawk.errors import InvalidConfig
 
 _START_TIMEOUT_S = 30.0
 _POLL_S = 0.01
-_GRACE_S = 5.0
+_GRACE_S = 1.0
+"""How long the server, which has cut its calls off, is waited for."""
+
 _BACKLOG = 2048
 
 _KEEP_ALIVE_S = 75

@@ -34,9 +34,6 @@ FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 60.0
 """Pause after a chore failed for the first time, twice as long each time, and the longest."""
 
-STOP_S = 10.0
-"""How long the end of the gateway waits for chores; they are taken up at the next start."""
-
 LONGEST_GAP_S = 5.0
 """Of the time between two looks no more counts: then the gateway itself stood still."""
 
@@ -186,12 +183,12 @@ class Chores:
             if chore.kind in _STATUSES
         ]
 
-    def stop(self) -> None:
-        """End; the event is set before. What hangs is left behind."""
+    def stop(self, timeout_s: float) -> None:
+        """End; the event is set before. What hangs for so long is left behind."""
         threads = [(chore, chore.thread) for chore in self._chores.values() if chore.thread]
         for chore, _ in threads:
             chore.attempt.interrupt()
-        deadline_s = self._clock() + STOP_S
+        deadline_s = self._clock() + timeout_s
         for _, thread in threads:
             thread.join(max(0.0, deadline_s - self._clock()))
 

@@ -11,6 +11,7 @@ process is in the store before the next step relies on it.
 import contextlib
 import queue
 import threading
+import time
 from dataclasses import dataclass
 from functools import partial
 
@@ -29,6 +30,10 @@ from glinthawk.telemetry.logging import get_logger
 log = get_logger("gateway.jobs")
 
 SHOW_EVERY_S = 0.5
+
+STOP_S = 10.0
+"""How long the end waits for what is under way; it is taken up at the next start."""
+
 _PAGE = 100
 _LEFTOVERS = "lines of ended batches"
 _OPEN_STATUSES = tuple(status for status in BatchStatus if not status.is_final)
@@ -75,12 +80,14 @@ class JobRunner:
         """Take up every batch that is not final, and those that come."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """End; what is under way is left to the next start."""
+    def stop(self, timeout_s: float = STOP_S) -> None:
+        """End; what is under way is left to the next start. What hangs, such as a commit to a
+        store that is locked, is waited for so long, and then left behind."""
+        until_s = time.monotonic() + timeout_s
         self._stopped.set()
         self._events.put(_Stop())
-        self._thread.join()
-        self._chores.stop()
+        self._thread.join(timeout_s)
+        self._chores.stop(max(0.0, until_s - time.monotonic()))
 
     def batch_created(self, batch_id: str) -> None:
         """Take up a batch that the store has now."""

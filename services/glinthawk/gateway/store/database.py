@@ -31,9 +31,6 @@ _MAX_IDLE_READERS = 4
 TURN_WAIT_S = 10.0
 """How long a write waits for those of this process before it."""
 
-CLOSE_WAIT_S = 5.0
-"""How long the end waits for the write under way; what is not committed then is not done."""
-
 
 class Database:
     """See the module. data_dir: the folder it lies in, which must be there."""
@@ -83,11 +80,11 @@ class Database:
         ):
             yield connection
 
-    def close(self) -> None:
+    def close(self, wait_s: float = 5.0) -> None:
         """Close all connections, once the write under way is over or has taken too long; nothing
         can be done after."""
         self._is_closed = True
-        has_turn = self._turn_to_write.take(CLOSE_WAIT_S)
+        has_turn = self._turn_to_write.take(wait_s)
         self._reader.dispose()
         self._writer.dispose()
         if has_turn:

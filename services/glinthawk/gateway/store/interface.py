@@ -187,5 +187,6 @@ class Store(ABC):
         number is given out twice."""
 
     @abstractmethod
-    def close(self) -> None:
-        """Release what is open."""
+    def close(self, wait_s: float = 5.0) -> None:
+        """Release what is open, after a write that is under way, but for one that takes longer
+        than `wait_s`: what is not committed then is not done."""

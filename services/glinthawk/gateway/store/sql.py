@@ -209,9 +209,9 @@ class SqlStore(Store):
         """See `Store`."""
         return raise_epoch(self._database, count) - count + 1
 
-    def close(self) -> None:
+    def close(self, wait_s: float = 5.0) -> None:
         """See `Store`."""
-        self._database.close()
+        self._database.close(wait_s)
         if self._lock is not None:
             self._lock.release()
 

@@ -101,7 +101,7 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
     rig = Rig(store)
     yield rig
     rig.stopped.set()
-    rig.chores.stop()
+    rig.chores.stop(WAIT_S)
     store.close()
 
 
@@ -217,7 +217,7 @@ def test_the_end_interrupts_what_runs_and_waits_for_it(rig: Rig) -> None:
 
     rig.chores.add(Kind.PREPARING, "batch_1", begin)
     rig.stopped.set()
-    rig.chores.stop()
+    rig.chores.stop(WAIT_S)
     assert not any(one.name == "preparing" for one in threading.enumerate())
 
 
