@@ -32,8 +32,8 @@ Run = Callable[[Segments, Sequence[Passage]], None]
 class SegmentEnded:
     """A segment is through, or failed with `error`.
 
-    hand: whose it was, free again. busy_s: seconds that it took, as a share of the stage's
-    threads.
+    hand: whose it was. busy_s: seconds that it took, as a share of the stage's threads.
+    defect: what else ended it, which is the stage's end too.
     """
 
     hand: int
@@ -41,6 +41,7 @@ class SegmentEnded:
     elapsed_s: float
     busy_s: float
     error: GlinthawkError | None = None
+    defect: Exception | None = None
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,7 @@ class Crew:
     def _perform(self, hand: int, job: _Job) -> SegmentEnded:
         started = self._clock()
         error: GlinthawkError | None = None
+        defect: Exception | None = None
         try:
             self._run(self._hands[hand], job.passages)
         except GlinthawkError as failure:
@@ -142,6 +144,9 @@ class Crew:
         except RuntimeError as failure:
             # torch has no other error: out of memory, above all.
             error = InvariantBroken(f"a segment failed: {failure}")
+        except Exception as failure:  # noqa: BLE001 - the thread's boundary
+            # The loop raises it: on a hand's thread nobody would hear of it.
+            defect = failure
         elapsed = self._clock() - started
         share = 1.0 if self.size == 1 else min(1.0, job.num_threads / self._num_threads)
-        return SegmentEnded(hand, job.passages, elapsed, elapsed * share, error)
+        return SegmentEnded(hand, job.passages, elapsed, elapsed * share, error, defect)

@@ -280,6 +280,8 @@ class StageLoop:
     def _settle(self, ended: SegmentEnded) -> None:
         """Count a segment that ended; its steps that have their answer already are ready."""
         self._crew.release(ended.hand)
+        if ended.defect is not None:
+            raise ended.defect
         self._metrics.segment_seconds.observe(ended.elapsed_s)
         self._metrics.stage_busy_seconds.inc(ended.busy_s)
         self.busy_s += ended.busy_s

@@ -99,6 +99,17 @@ def test_a_segment_that_fails_says_so_and_its_hand_goes_on(
     team.crew.close()
 
 
+@pytest.mark.parametrize("num_hands", [1, 2])
+def test_a_defect_is_handed_over_as_it_is(num_hands: int) -> None:
+    defect = ValueError("not a number")
+    team = Team(num_hands, 2, defect)
+    team.go.release()
+    team.crew.start([], num_lanes=1)
+    ended = team.ended.get(timeout=WAIT_S)
+    assert (ended.error, ended.defect) == (None, defect)
+    team.crew.close()
+
+
 def test_closing_waits_for_what_runs() -> None:
     team = Team(2, 2)
     team.crew.start([], num_lanes=2)

@@ -263,3 +263,25 @@ def test_without_its_next_stage_it_lets_go_of_the_gateway() -> None:
             stage.gateway.far.receive()
     finally:
         stage.close()
+
+
+@pytest.mark.parametrize("num_hands", [1, 2])
+def test_a_defect_ends_the_stage(num_hands: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def leave(*_: object, **__: object) -> None:
+        raise ValueError("a defect")
+
+    monkeypatch.setattr("glinthawk.stage.exits.Exits.leave", leave)
+    stage = Stage(num_hands=num_hands)
+    raised: list[BaseException | None] = []
+    monkeypatch.setattr(threading, "excepthook", lambda thrown: raised.append(thrown.exc_value))
+    try:
+        stage.post(ViewChanged(9, (W0,), None))
+        stage.connect(W0)
+        stage.post(release(W0, 1))
+        assert stage.next_composed(W0) == 1
+        stage.answer(W0, 1, 1)
+        stage.thread.join(10.0)
+        assert not stage.thread.is_alive()
+        assert [str(one) for one in raised] == ["a defect"]
+    finally:
+        stage.close()

@@ -96,7 +96,7 @@ def check_all_refused(answers: list[Future[tuple[httpx.Response, float]]]) -> No
         assert answer.status_code == 503
         assert "the store is" in answer.json()["error"]["message"]
         assert answer.headers["retry-after"]
-        assert waited_s < 25.0
+        assert waited_s < 60.0
 
 
 def test_a_locked_store_stalls_neither_generation_nor_reads(locked: Served) -> None:
