@@ -12,11 +12,11 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
+from glinthawk.gateway.api.services import ApiLimits, ApiServices
 from glinthawk.gateway.control import build_control_app
 from glinthawk.gateway.generation import Generation
 from glinthawk.gateway.http.app import build_app
 from glinthawk.gateway.http.schemas import EVENT
-from glinthawk.gateway.http.services import HttpLimits, HttpServices
 from glinthawk.gateway.keys import KeyRing
 from glinthawk.gateway.store.sql import open_store
 from grpc_part import render_grpc
@@ -93,12 +93,12 @@ def describe_apis() -> tuple[Node, Node]:
         tempfile.TemporaryDirectory() as folder,
         closing(open_store(Path(folder))) as store,
     ):
-        services = HttpServices(
+        services = ApiServices(
             generation=Generation(make_model(), run_seed=0),
             store=store,
             jobs=_NoJobs(),
             keys=KeyRing(store),
-            limits=HttpLimits(1, 1, 1, 1),
+            limits=ApiLimits(1, 1, 1, 1),
             model_names=("any",),
             registry=CollectorRegistry(),
         )

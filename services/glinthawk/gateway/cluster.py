@@ -1,36 +1,27 @@
-"""Who the gateway works with: it admits stages and workers, and keeps the tiers whole.
+"""Who the gateway works with: it admits stages and workers, and has the tiers kept whole.
 
                       Membership (gRPC)                 lines (data connections)
     stage, worker --Registration--> [ Cluster ] --STEP--> stage 0      last stage --RESULT-->
                   <--View---------
 
-One thread compares, again and again, who is there with whom the others and the engine were told
-of, and does what is missing:
-
-    stages incomplete, or a line broke  -> no worker is of use: all are lost to the engine
-    stages complete again               -> later epochs for all workers, a view, lines anew
-    a worker came, went, or was reset   -> a view; the engine learns of it
-
-So whatever happens in whatever order ends in the same state. Nothing here knows requests or KV
-pages.
+Who is there is the muster's; what is to be done about it is the keeper's. Nothing here knows
+requests or KV pages.
 """
 
-import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from glinthawk.core.dtype import DType
 from glinthawk.core.geometry import KVGeometry
-from glinthawk.core.step import StepPlan, StepResult
+from glinthawk.core.step import StepPlan
 from glinthawk.errors import GlinthawkError, PeerUnavailable
 from glinthawk.gateway.busy import BusyMeter
 from glinthawk.gateway.copies import PageCopies
 from glinthawk.gateway.epochs import Epochs
-from glinthawk.gateway.events import CopyEnded
-from glinthawk.gateway.lines import LineEvents, StageLines
+from glinthawk.gateway.keeper import CHECK_EVERY_S, ClusterEvents, Keeper
+from glinthawk.gateway.lines import StageLines
 from glinthawk.gateway.muster import Muster
-from glinthawk.gateway.roster import Roster, WorkerEntry
+from glinthawk.gateway.roster import Roster
 from glinthawk.scheduler import MoveOrder
 from glinthawk.telemetry.logging import get_logger
 from glinthawk.telemetry.metrics import ServiceMetrics
@@ -40,34 +31,6 @@ from glinthawk.wire.membership_server import MembershipServer
 from glinthawk.wire.messages import Accepted, Heartbeat, Member, Refused, Registration, Shutdown
 
 log = get_logger("gateway.cluster")
-
-CHECK_EVERY_S = 0.1
-"""How often is looked for what is due by the clock alone; news is acted on at once."""
-
-SETTLE_S = 0.2
-"""After a stage is lost: time in which news of the others comes, before any is dialled again."""
-
-RETRY_S = 1.0
-
-
-@dataclass(frozen=True)
-class ClusterEvents:
-    """Where news goes; called from threads of the cluster, must not block.
-
-    on_result, on_failed: of a step. on_worker_joined: it is empty, and every stage is told to
-    reach it. on_worker_lost: with the reason. on_stages_lost: no step gets through; all workers
-    are reported lost too, and join again when the stages are back. on_worker_leaves: it wants to
-    end within so many seconds; told again and again until `release_worker`. on_copy_ended: once
-    for each `copy_pages`.
-    """
-
-    on_result: Callable[[StepResult], None]
-    on_failed: Callable[[int, int, GlinthawkError], None]
-    on_worker_joined: Callable[[WorkerEntry], None]
-    on_worker_lost: Callable[[str, str], None]
-    on_stages_lost: Callable[[str], None]
-    on_worker_leaves: Callable[[str, float], None]
-    on_copy_ended: Callable[[CopyEnded], None]
 
 
 class Cluster:
@@ -97,20 +60,13 @@ class Cluster:
         self._lease_s = lease_s
         self._membership = MembershipServer(self)
         self._lines = StageLines(dial_options, metrics, oldest_epoch=epochs.take())
-        self._keeper = threading.Thread(target=self._keep_whole, name="cluster", daemon=True)
-        self._events: ClusterEvents | None = None
-        self._is_closing = False
+        self._keeper = Keeper(self._muster, self._membership, self._lines)
         self._busy = BusyMeter()
         self._copies = PageCopies(
             self.addresses,
-            lambda ended: self._told().on_copy_ended(ended),
+            lambda ended: self._keeper.events.on_copy_ended(ended),
             secret=dial_options.secret,
         )
-        # Of the keeper's thread: the stages that steps go through, and the workers told of.
-        self._through: tuple[Member, ...] = ()
-        self._announced: dict[str, int] = {}
-        self._retry_at = 0.0
-        self._problem: GlinthawkError | None = None
 
     def attach(self, server: GrpcServer) -> None:
         """Offer membership on the gateway's gRPC server, before that starts."""
@@ -149,7 +105,7 @@ class Cluster:
         with self._changed:
             while not self.is_whole:
                 if time.monotonic() >= deadline:
-                    problem = self._problem or "no attention worker is there"
+                    problem = self._keeper.problem or "no attention worker is there"
                     raise PeerUnavailable(
                         f"after {timeout_s:.0f} s no token can be made: {problem}"
                     )
@@ -160,9 +116,7 @@ class Cluster:
         """Begin to make the tiers whole, and to keep them so; `events` learn of it."""
         with self._changed:
             self._muster.roster.settle_format()
-            self._events = events
-            self._changed.notify_all()
-        self._keeper.start()
+        self._keeper.start(events)
 
     def send_step(self, plan: StepPlan, *, epoch: int, prefill_first: bool) -> None:
         """Put a step on its way through the stages."""
@@ -188,7 +142,7 @@ class Cluster:
     @property
     def is_whole(self) -> bool:
         """Whether a token can be generated: steps get through, and there is a worker."""
-        return bool(self._through and self._announced)
+        return self._keeper.is_whole
 
     @property
     def geometry(self) -> KVGeometry:
@@ -216,9 +170,7 @@ class Cluster:
 
     def stop(self, reason: str) -> None:
         """Ask every member to end, and close the connections."""
-        with self._changed:
-            self._is_closing = True
-            self._changed.notify_all()
+        self._keeper.stop()
         self._membership.stop(reason)
         self._lines.close()
 
@@ -249,86 +201,7 @@ class Cluster:
 
     def _let_leave(self, name: str, drain_s: float) -> None:
         """Pass on that a worker wants to end; one that is not in use may do so at once."""
-        if self._events is None or name not in self._announced:
-            self.release_worker(name)
+        if self._keeper.is_in_use(name):
+            self._keeper.events.on_worker_leaves(name, drain_s)
         else:
-            self._events.on_worker_leaves(name, drain_s)
-
-    # --- keeping the tiers whole
-
-    def _keep_whole(self) -> None:
-        while True:
-            with self._changed:
-                if self._is_closing:
-                    return
-            try:
-                self._reconcile(time.monotonic())
-                self._problem = None
-            except GlinthawkError as error:
-                log.warning("tiers_not_whole", reason=str(error))
-                self._problem = error
-                self._retry_at = time.monotonic() + RETRY_S
-            with self._changed:
-                self._changed.notify_all()
-                if not self._is_closing and (self._problem or not self._is_behind()):
-                    self._changed.wait(CHECK_EVERY_S)
-
-    def _is_behind(self) -> bool:
-        """Whether something came while the last round was under way."""
-        return bool(self._through) and self._muster.is_news(self._through, self._announced)
-
-    def _reconcile(self, now: float) -> None:
-        with self._changed:
-            stages = self._muster.roster.stages()
-            is_complete = self._muster.roster.has_all_stages
-        is_through = is_complete and self._through == stages and self._lines.broken is None
-        if self._through and not is_through:
-            self._lose_stages(now)
-        if now < self._retry_at:
-            return
-        if not self._through and is_complete:
-            self._find_stages()
-        if self._through:
-            self._follow_workers(now)
-
-    def _lose_stages(self, now: float) -> None:
-        gone = self._muster.take_reason([stage.name for stage in self._through])
-        reason = gone or self._lines.broken or "a stage registered again"
-        log.error("stages_lost", reason=reason)
-        self._through = ()
-        self._retry_at = now + SETTLE_S
-        self._told().on_stages_lost(reason)
-        for name in list(self._announced):
-            del self._announced[name]
-            self._told().on_worker_lost(name, reason)
-
-    def _find_stages(self) -> None:
-        """Have steps pass again, with nothing left of earlier ones anywhere."""
-        view = self._muster.renew()
-        self._membership.broadcast(view)
-        told = self._told()
-        events = LineEvents(told.on_result, told.on_failed, self._wake)
-        self._lines.connect(view.stages, view.epoch, events)
-        log.info("stages_connected", epoch=view.epoch, stages=len(view.stages))
-        self._through = view.stages
-
-    def _follow_workers(self, now: float) -> None:
-        """Tell the members and the engine of workers that came, went, or are to begin anew."""
-        changes = self._muster.take_changes(self._through, self._announced, now)
-        told = self._told()
-        for name, reason in changes.lost.items():
-            del self._announced[name]
-            told.on_worker_lost(name, reason)
-        if changes.view is not None:
-            self._membership.broadcast(changes.view)
-        for entry in changes.joined:
-            told.on_worker_joined(entry)
-        self._announced.update({entry.name: entry.epoch for entry in changes.joined})
-
-    def _told(self) -> ClusterEvents:
-        assert self._events is not None, "the keeper starts with them"
-        return self._events
-
-    def _wake(self) -> None:
-        with self._changed:
-            self._changed.notify_all()
+            self.release_worker(name)

@@ -106,7 +106,7 @@ class Engine:
         self._metrics = metrics
         self._clock = clock
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self._stats_due = 0.0
+        self._stats_due: float | None = None
         self.stats = EngineStats(0, 0, 0, scheduler.stats())
         self.failure: GlinthawkError | None = None
 
@@ -250,12 +250,12 @@ class Engine:
             sampled += self._requests.commit(event)
         elif isinstance(event, StepFailed):
             if self._changes.recover(event):
-                self._stats_due = 0.0
+                self._stats_due = None
         elif isinstance(event, CopyEnded):
             self._changes.end_copy(event)
         elif isinstance(event, MemberEvent):
             self._changes.follow(event)
-            self._stats_due = 0.0
+            self._stats_due = None
 
     def _plan(self) -> None:
         self._changes.settle(self._clock())
@@ -272,7 +272,7 @@ class Engine:
 
     def _refresh_stats(self) -> None:
         now = self._clock()
-        if now < self._stats_due:
+        if self._stats_due is not None and now < self._stats_due:
             return
         self._stats_due = now + STATS_INTERVAL_S
         self._changes.note_sizes()

@@ -58,11 +58,11 @@ class Copier(Protocol):
 class _Watch:
     """A draining worker. seen: when a sequence was first looked at, and what it had generated;
     it is not always there to be looked at, for its lane may be in flight. failures: copies in a
-    row that failed, by target."""
+    row that failed, by target. look_at: when room is looked for again, after it was in vain."""
 
     seen: dict[SequenceId, tuple[float, int]] = field(default_factory=dict)
     failures: dict[str, int] = field(default_factory=dict)
-    look_at: float = 0.0
+    look_at: float | None = None
 
 
 class Evacuation:
@@ -83,7 +83,8 @@ class Evacuation:
             del self._watches[name]
         for name, until in draining.items():
             watch = self._watches.setdefault(name, _Watch())
-            if now < until and now >= watch.look_at and self._has_slot(name):
+            is_time = watch.look_at is None or now >= watch.look_at
+            if now < until and is_time and self._has_slot(name):
                 self._empty(name, watch, now, until)
 
     def end_copy(self, event: CopyEnded) -> None:

@@ -17,16 +17,15 @@ from glinthawk.errors import (
     StoreUnavailable,
     Unauthenticated,
 )
+from glinthawk.gateway.api.accounts import Accounts, count_tokens
+from glinthawk.gateway.api.batches import build_batch, cancel_batch, keep_batch, parse_batch
+from glinthawk.gateway.api.operations import DEFAULT_DEADLINE_S, MAX_DEADLINE_S, Operations
+from glinthawk.gateway.api.services import ApiServices, KeyChecker
+from glinthawk.gateway.api.stream_options import take_stream_options
 from glinthawk.gateway.bodies import build_body, encode_json_line
-from glinthawk.gateway.control import DEFAULT_DEADLINE_S, MAX_DEADLINE_S, Operations
 from glinthawk.gateway.detokenize import TextDelta
 from glinthawk.gateway.engine import Completion
 from glinthawk.gateway.fields import shown
-from glinthawk.gateway.http.batches import build_batch, cancel_batch, keep_batch, parse_batch
-from glinthawk.gateway.http.generate import count_tokens
-from glinthawk.gateway.http.limits import Accounts
-from glinthawk.gateway.http.services import HttpServices, KeyChecker
-from glinthawk.gateway.http.streaming import take_stream_options
 from glinthawk.gateway.requests import (
     Endpoint,
     ParsedRequest,
@@ -79,7 +78,7 @@ class GrpcInference:
 
     def __init__(
         self,
-        services: HttpServices,
+        services: ApiServices,
         accounts: Accounts,
         doorkeeper: Doorkeeper,
         *,
@@ -183,7 +182,7 @@ class GrpcJobs:
     """
 
     def __init__(
-        self, services: HttpServices, doorkeeper: Doorkeeper, *, max_calls: int = MAX_JOB_CALLS
+        self, services: ApiServices, doorkeeper: Doorkeeper, *, max_calls: int = MAX_JOB_CALLS
     ) -> None:
         self._services = services
         self._doorkeeper = doorkeeper

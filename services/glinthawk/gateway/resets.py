@@ -14,7 +14,7 @@ CALM_S = 60.0
 @dataclass
 class _Record:
     num_resets: int = 0
-    last: float = 0.0
+    last: float | None = None
     due: float | None = None
 
 
@@ -29,7 +29,7 @@ class Resets:
         record = self._records.setdefault(name, _Record())
         if record.due is not None:
             return
-        if now - record.last > CALM_S:
+        if record.last is not None and now - record.last > CALM_S:
             record.num_resets = 0
         wait_s = 0.0 if record.num_resets == 0 else 2.0 ** (record.num_resets - 1)
         record.due = now + min(MOST_WAIT_S, wait_s)
@@ -47,6 +47,6 @@ class Resets:
             if item.due is not None and item.due <= now:
                 item.due = None
                 taken.append(name)
-            elif item.due is None and now - item.last > CALM_S:
+            elif item.due is None and item.last is not None and now - item.last > CALM_S:
                 del self._records[name]
         return taken

@@ -19,15 +19,16 @@ from rich.console import Console
 from glinthawk import __version__
 from glinthawk.config import GatewayConfig, UpConfig
 from glinthawk.errors import GlinthawkError
-from glinthawk.gateway.control import Operations, build_control_app
+from glinthawk.gateway.api.accounts import Accounts
+from glinthawk.gateway.api.operations import Operations
+from glinthawk.gateway.api.services import ApiLimits, ApiServices
+from glinthawk.gateway.control import build_control_app
 from glinthawk.gateway.drain_book import DrainBook
 from glinthawk.gateway.ending import Ending
 from glinthawk.gateway.generation import Generation
 from glinthawk.gateway.grpc_api import Doorkeeper, GrpcInference, GrpcJobs, GrpcOperations
 from glinthawk.gateway.http.app import build_app
-from glinthawk.gateway.http.limits import Accounts
 from glinthawk.gateway.http.server import HttpServer
-from glinthawk.gateway.http.services import HttpLimits, HttpServices
 from glinthawk.gateway.inspection import Inspector
 from glinthawk.gateway.jobs.metrics import JobMetrics
 from glinthawk.gateway.jobs.runner import JobRunner
@@ -169,7 +170,7 @@ class _Gateway:
         """
         config, stack, left = self._config, self._stack, self._ending.left
         attach_control(self._grpc, self._describe)
-        services, accounts = self._build_services(), Accounts(HttpLimits.of(config))
+        services, accounts = self._build_services(), Accounts(ApiLimits.of(config))
         self._attach_users(services, accounts)
         self._grpc.start()
         stack.callback(lambda: self._grpc.stop(left(GRPC_GRACE_S)))
@@ -193,7 +194,7 @@ class _Gateway:
         self._jobs.start()
         stack.callback(lambda: self._jobs.stop(left(JOBS_END_S)))
 
-    def _attach_users(self, services: HttpServices, accounts: Accounts) -> None:
+    def _attach_users(self, services: ApiServices, accounts: Accounts) -> None:
         """Offer what users and operators call over gRPC."""
         doorkeeper = Doorkeeper(self._keys)
         attach_gateway_services(
@@ -243,14 +244,14 @@ class _Gateway:
                 f"{config.data_dir}"
             )
 
-    def _build_services(self) -> HttpServices:
+    def _build_services(self) -> ApiServices:
         config = self._config
-        return HttpServices(
+        return ApiServices(
             generation=self._generation,
             store=self._store,
             jobs=self._jobs,
             keys=self._keys if config.asks_for_keys else None,
-            limits=HttpLimits.of(config),
+            limits=ApiLimits.of(config),
             model_names=config.model_names,
             registry=self._registry,
         )

@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 from glinthawk.core.dtype import DType
 from glinthawk.core.step import StepPlan
 from glinthawk.errors import GlinthawkError, PeerUnavailable
-from glinthawk.gateway.cluster import Cluster, ClusterEvents
+from glinthawk.gateway.cluster import Cluster
 from glinthawk.gateway.engine import Completion, Engine
+from glinthawk.gateway.keeper import ClusterEvents
 from glinthawk.gateway.lane_settings import LaneSettings
 from glinthawk.gateway.roster import Roster, WorkerEntry
 from glinthawk.gateway.worker_sizes import WorkerSizes

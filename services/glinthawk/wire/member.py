@@ -113,7 +113,7 @@ class MemberProcess:
         self._drain_until: float | None = None
         self._exit_code = EXIT_OK
         self._reason = "it was stopped"
-        self._patient_until = 0.0
+        self._patient_until: float | None = None
 
     def serve(self) -> int:
         """Listen, join, compute until a signal or the gateway ends it; return the exit code.
@@ -238,7 +238,7 @@ class MemberProcess:
 
     def on_accepted(self, accepted: Accepted) -> None:
         """The gateway took this process in."""
-        self._patient_until = 0.0
+        self._patient_until = None
         self._is_member = True
         log.info("joined", gateway=self._config.gateway, epoch=accepted.epoch)
 
@@ -248,7 +248,7 @@ class MemberProcess:
 
     def on_refused(self, reason: str) -> None:
         """The gateway does not want this process, or is ending."""
-        if time.monotonic() < self._patient_until:
+        if self._patient_until is not None and time.monotonic() < self._patient_until:
             log.info("join_failed", gateway=self._config.gateway, reason=reason)
             self._changed.set()
             return

@@ -16,7 +16,8 @@ from glinthawk.core.ids import LaneId
 from glinthawk.core.step import StepKind, StepPlan, StepResult
 from glinthawk.errors import PeerUnavailable, StateLost
 from glinthawk.gateway import epochs as gateway_epochs
-from glinthawk.gateway.cluster import Cluster, ClusterEvents
+from glinthawk.gateway.cluster import Cluster
+from glinthawk.gateway.keeper import ClusterEvents
 from glinthawk.gateway.roster import Roster, WorkerEntry
 from glinthawk.gateway.store.sql import open_store
 from glinthawk.telemetry.defects import ThreadDefects
@@ -214,7 +215,7 @@ def test_a_defect_of_the_thread_that_keeps_the_tiers_whole_does_not_vanish(
     def fail(now: float) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(gateway.cluster, "_reconcile", fail)
+    monkeypatch.setattr(gateway.cluster._keeper, "_reconcile", fail)
     with ThreadDefects() as defects:
         gateway.stage()
         gateway.connect()

@@ -14,8 +14,8 @@ import pytest
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from glinthawk.errors import NotFound, StoreUnavailable
+from glinthawk.gateway.api.services import ApiLimits
 from glinthawk.gateway.grpc_api import Doorkeeper, GrpcInference, GrpcJobs
-from glinthawk.gateway.http.services import HttpLimits
 from glinthawk.gateway.store.records import BatchStatus, FilePurpose
 from glinthawk.wire.gateway_services import attach_gateway_services
 from glinthawk.wire.grpc_server import GrpcServer, open_channel, secret_metadata
@@ -75,7 +75,7 @@ def status_of(error: BaseException) -> grpc.StatusCode:
 
 @contextmanager
 def run_gateway(
-    folder: Path, *, limits: HttpLimits | None = None, max_calls: int = 8
+    folder: Path, *, limits: ApiLimits | None = None, max_calls: int = 8
 ) -> Iterator[Gateway]:
     more = {} if limits is None else {"limits": limits}
     with serve(folder, keys={KEY: "me"}, **more) as served:
@@ -191,7 +191,7 @@ def test_calls_over_the_bound_are_refused_and_the_place_comes_free(tmp_path: Pat
 
 
 def test_grpc_and_http_count_together(tmp_path: Path) -> None:
-    limits = HttpLimits(64 << 10, 256 << 10, max_key_requests=1, max_key_tokens=100_000)
+    limits = ApiLimits(64 << 10, 256 << 10, max_key_requests=1, max_key_tokens=100_000)
     with run_gateway(tmp_path, limits=limits) as gateway:
         gateway.served.tiers.pace_s = 0.2
         call = gateway.generate(LONG)

@@ -3,6 +3,8 @@
 from fastapi import FastAPI
 
 from glinthawk import __version__
+from glinthawk.gateway.api.accounts import Accounts
+from glinthawk.gateway.api.services import ApiServices
 from glinthawk.gateway.http import schemas_answers, schemas_jobs, schemas_requests
 from glinthawk.gateway.http.batches import build_batch_routes
 from glinthawk.gateway.http.document import describe_app
@@ -11,10 +13,8 @@ from glinthawk.gateway.http.files import build_file_routes
 from glinthawk.gateway.http.generate import build_generate_routes
 from glinthawk.gateway.http.guard import build_guard
 from glinthawk.gateway.http.health import build_health_routes
-from glinthawk.gateway.http.limits import Accounts
 from glinthawk.gateway.http.metrics import HttpMetrics, Metered
 from glinthawk.gateway.http.models import build_model_routes
-from glinthawk.gateway.http.services import HttpServices
 from glinthawk.gateway.http.store_calls import StoreCalls
 
 _DESCRIBED = (
@@ -24,7 +24,7 @@ _DESCRIBED = (
 )
 
 
-def build_app(services: HttpServices, accounts: Accounts | None = None) -> FastAPI:
+def build_app(services: ApiServices, accounts: Accounts | None = None) -> FastAPI:
     """Return the application. It runs in one event loop. accounts: shared with another door."""
     app = FastAPI(
         title="Glinthawk",

@@ -9,14 +9,14 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from glinthawk.gateway.api.accounts import Accounts
+from glinthawk.gateway.api.services import ApiServices
 from glinthawk.gateway.http import schemas, schemas_jobs
 from glinthawk.gateway.http.errors import JsonAnswer
 from glinthawk.gateway.http.forms import FORM_ROOM_BYTES, UploadForm
 from glinthawk.gateway.http.guard import Caller, Guard
-from glinthawk.gateway.http.limits import Accounts
 from glinthawk.gateway.http.paging import build_page
 from glinthawk.gateway.http.reading import check_media_type, iterate_body, wait_for_hang_up
-from glinthawk.gateway.http.services import HttpServices
 from glinthawk.gateway.http.store_calls import StoreCalls
 from glinthawk.gateway.http.uploads import keep_pieces
 from glinthawk.gateway.store.records import FilePurpose, FileRecord
@@ -41,7 +41,7 @@ _Purpose = Annotated[
 
 
 def build_file_routes(
-    services: HttpServices, guard: Guard, accounts: Accounts, calls: StoreCalls
+    services: ApiServices, guard: Guard, accounts: Accounts, calls: StoreCalls
 ) -> APIRouter:
     """Return the routes of files."""
     router = APIRouter(tags=["Files"], responses=schemas.describe_errors(401, 500, 503))
@@ -165,7 +165,7 @@ class FileContent(Response):
             self._opening.__exit__(None, None, None)
 
 
-async def _upload(request: Request, caller: Caller, services: HttpServices) -> FileRecord:
+async def _upload(request: Request, caller: Caller, services: ApiServices) -> FileRecord:
     check_media_type(request, _FORM)
     max_bytes = services.limits.max_file_bytes
     form = UploadForm(
@@ -183,7 +183,7 @@ async def _upload(request: Request, caller: Caller, services: HttpServices) -> F
 
 
 def _list(
-    services: HttpServices, after: str | None, limit: int, order: str, purpose: str | None
+    services: ApiServices, after: str | None, limit: int, order: str, purpose: str | None
 ) -> list[FileRecord]:
     """Return files; of a purpose that no file here can have, none."""
     if purpose is not None and purpose not in tuple(FilePurpose):

@@ -10,16 +10,17 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from glinthawk.errors import PeerUnavailable
+from glinthawk.gateway.api.accounts import Accounts, count_tokens
+from glinthawk.gateway.api.services import ApiServices
+from glinthawk.gateway.api.stream_options import StreamOptions, take_stream_options
 from glinthawk.gateway.bodies import build_body
 from glinthawk.gateway.engine import Completion
 from glinthawk.gateway.http import schemas, schemas_answers, schemas_requests
 from glinthawk.gateway.http.calls import Call, News, open_call
 from glinthawk.gateway.http.errors import JsonAnswer
 from glinthawk.gateway.http.guard import Caller, Guard
-from glinthawk.gateway.http.limits import Accounts
 from glinthawk.gateway.http.reading import read_object
-from glinthawk.gateway.http.services import HttpServices
-from glinthawk.gateway.http.streaming import ChunkWriter, StreamOptions, take_stream_options
+from glinthawk.gateway.http.streaming import ChunkWriter
 from glinthawk.gateway.requests import (
     Endpoint,
     ParsedRequest,
@@ -29,7 +30,7 @@ from glinthawk.gateway.requests import (
 )
 
 
-def build_generate_routes(services: HttpServices, guard: Guard, accounts: Accounts) -> APIRouter:
+def build_generate_routes(services: ApiServices, guard: Guard, accounts: Accounts) -> APIRouter:
     """Return the routes that generate text."""
     refusals = schemas.describe_errors(400, 401, 404, 413, 415, 429, 500, 503)
     router = APIRouter(tags=["Generate"], responses=refusals)
@@ -62,16 +63,11 @@ def build_generate_routes(services: HttpServices, guard: Guard, accounts: Accoun
     return router
 
 
-def count_tokens(request: ParsedRequest) -> int:
-    """Return the tokens that a request may come to, prompts and outputs."""
-    return request.num_prompt_tokens + sum(choice.max_new_tokens for choice in request.choices)
-
-
 async def _accept(
     endpoint: Endpoint,
     request: Request,
     caller: Caller,
-    services: HttpServices,
+    services: ApiServices,
     accounts: Accounts,
 ) -> Response:
     """Check a request wholly; what is returned runs it."""
@@ -100,7 +96,7 @@ class GeneratedAnswer(Response):
         self,
         request: ParsedRequest,
         options: StreamOptions | None,
-        services: HttpServices,
+        services: ApiServices,
         accounts: Accounts,
         *,
         caller: Caller,

@@ -8,7 +8,7 @@ from fastapi import Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from glinthawk.errors import Unauthenticated
-from glinthawk.gateway.http.services import KeyChecker
+from glinthawk.gateway.api.services import KeyChecker
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from pydantic import BaseModel, Field
 from starlette.responses import PlainTextResponse, Response
 
 from glinthawk.errors import PeerUnavailable
+from glinthawk.gateway.api.services import ApiServices
 from glinthawk.gateway.http import schemas
 from glinthawk.gateway.http.errors import JsonAnswer
-from glinthawk.gateway.http.services import HttpServices
 
 
 class State(BaseModel):
@@ -17,7 +17,7 @@ class State(BaseModel):
     status: str = Field(description="`ok` or `ready`.")
 
 
-def build_health_routes(services: HttpServices) -> APIRouter:
+def build_health_routes(services: ApiServices) -> APIRouter:
     """Return the routes for probes and for Prometheus."""
     router = APIRouter(tags=["Health"])
 

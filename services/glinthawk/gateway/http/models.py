@@ -4,14 +4,14 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path
 
+from glinthawk.gateway.api.services import ApiServices
 from glinthawk.gateway.http import schemas
 from glinthawk.gateway.http.errors import JsonAnswer
 from glinthawk.gateway.http.guard import Caller, Guard
-from glinthawk.gateway.http.services import HttpServices
 from glinthawk.gateway.requests import check_model
 
 
-def build_model_routes(services: HttpServices, guard: Guard) -> APIRouter:
+def build_model_routes(services: ApiServices, guard: Guard) -> APIRouter:
     """Return the routes that tell of models."""
     router = APIRouter(tags=["Models"], responses=schemas.describe_errors(401, 500, 503))
     known_caller = Annotated[Caller, Depends(guard)]

@@ -11,14 +11,12 @@ each choice comes whole, in one piece.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from glinthawk.errors import InvalidRequest
+from glinthawk.gateway.api.stream_options import StreamOptions
 from glinthawk.gateway.bodies import encode_json_line
 from glinthawk.gateway.detokenize import ChoiceResult, TextDelta
 from glinthawk.gateway.engine import Completion
-from glinthawk.gateway.fields import Fields, shown
 from glinthawk.gateway.http.calls import News
 from glinthawk.gateway.http.errors import build_error
 from glinthawk.gateway.logprobs import build_chat_logprobs, build_completion_logprobs, build_echo
@@ -26,41 +24,6 @@ from glinthawk.gateway.requests import Endpoint, ParsedRequest
 from glinthawk.models.tokenizer import Tokenizer
 
 _DONE = b"data: [DONE]\n\n"
-
-
-@dataclass(frozen=True)
-class StreamOptions:
-    """How a caller wants a stream. include_usage: a last chunk that counts the tokens."""
-
-    include_usage: bool = False
-
-
-def take_stream_options(body: dict[str, Any]) -> StreamOptions | None:
-    """Take the fields about streaming off `body`; None: the answer is wanted whole.
-
-    They are no part of what is generated, so that who checks the rest need not know them.
-
-    Raises:
-        InvalidRequest: one has the wrong type or is not supported; param names it.
-    """
-    is_streamed = Fields(body).boolean("stream")
-    options = body.pop("stream_options", None)
-    body.pop("stream", None)
-    if options is not None and not isinstance(options, dict):
-        raise InvalidRequest(
-            f"stream_options must be an object, not {shown(options)}", param="stream_options"
-        )
-    if options is not None and not is_streamed:
-        raise InvalidRequest("stream_options go with stream: true", param="stream_options")
-    fields = Fields(options or {})
-    for name, value in (options or {}).items():
-        is_neutral = name == "include_obfuscation" and value in (None, False)
-        if name != "include_usage" and not is_neutral:
-            raise InvalidRequest(
-                f"stream_options.{shown(name)} {shown(value)} is not supported; leave it out",
-                param="stream_options",
-            )
-    return StreamOptions(fields.boolean("include_usage")) if is_streamed else None
 
 
 class ChunkWriter:

@@ -93,19 +93,23 @@ class Attempt:
 
 @dataclass(eq=False)
 class _Chore:
-    """key: the batch's id, if it is about one. still_s: since it was seen to move."""
+    """key: the batch's id, if it is about one. due_s: of the next attempt, None if at once.
+    moves: of its thread when it was last looked at. still_s: since it was seen to move."""
 
     kind: Kind
     key: str
     begin: Callable[[Patience], Attempt]
     num_failures: int = 0
-    due_s: float = 0.0
+    due_s: float | None = None
     problem: str | None = None
     thread: threading.Thread | None = None
     attempt: Attempt = field(default_factory=lambda: Attempt(lambda: None))
     patience: Patience | None = None
-    moves: int = -1
+    moves: int | None = None
     still_s: float = 0.0
+
+    def is_due(self, now_s: float) -> bool:
+        return self.due_s is None or self.due_s <= now_s
 
 
 class Chores:
@@ -171,7 +175,7 @@ class Chores:
         for chore in self._chores.values():
             if chore.thread is not None:
                 self._watch(chore, gap_s)
-            elif chore.due_s <= now_s and taken[chore.kind] < PLACES[chore.kind]:
+            elif chore.is_due(now_s) and taken[chore.kind] < PLACES[chore.kind]:
                 taken[chore.kind] += 1
                 self._begin(chore)
 
@@ -195,7 +199,7 @@ class Chores:
     def _begin(self, chore: _Chore) -> None:
         chore.patience = Patience(f"{chore.kind} {chore.key}", self._stopped, clock=self._clock)
         chore.attempt = chore.begin(chore.patience)
-        chore.moves, chore.still_s = -1, 0.0
+        chore.moves, chore.still_s = None, 0.0
         chore.thread = threading.Thread(
             target=self._work, args=(chore, chore.attempt), name=str(chore.kind), daemon=True
         )

@@ -56,7 +56,7 @@ class _Pending:
     results: dict[str, list[LineResult]] = field(default_factory=dict)
     num_results: int = 0
     num_sequences: int = 0
-    since_s: float = 0.0
+    since_s: float | None = None
 
 
 class Feeder:
@@ -180,12 +180,12 @@ class Feeder:
         return (
             pending.num_results >= most
             or pending.num_sequences == self._num_open
-            or self._clock() - pending.since_s >= COMMIT_EVERY_S
+            or (pending.since_s is not None and self._clock() - pending.since_s >= COMMIT_EVERY_S)
         )
 
     def _has_line(self, job: Job) -> bool:
         """Say whether a job has a line to begin; fetch more if none is here."""
-        if self._clock() < job.retry_at_s:
+        if job.retry_at_s is not None and self._clock() < job.retry_at_s:
             return False
         if not job.waiting and not job.is_fetched:
             lines = self._patience.read(
@@ -228,7 +228,7 @@ class Feeder:
         opened = OpenLine(line, len(request.choices), num_tokens)
         job.open[line.line_number] = opened
         self._lengths.begin(job.batch.id, line.line_number)
-        job.retry_at_s = 0.0
+        job.retry_at_s = None
         self._num_open += opened.num_sequences
         self._shares.charge(job.batch.id, num_tokens)
         flow = Flow(job.batch.id, JOBS_WEIGHT * self._shares.share(job.batch.id))
@@ -264,7 +264,7 @@ class Feeder:
         try:
             return read_line(job.path, line)
         except OSError as error:
-            if job.retry_at_s == 0.0:
+            if job.retry_at_s is None:
                 log.error("input_unreadable", batch=job.batch.id, error=str(error))
             job.retry_at_s = self._clock() + READ_AGAIN_S
             return None

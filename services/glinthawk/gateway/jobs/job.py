@@ -55,7 +55,8 @@ class Job:
     """One thread uses it. path: of the input. now_s: monotonic.
 
     waiting: lines that were fetched and go next; cursor: the last number that was fetched.
-    is_closed: it ends before all of its lines are answered.
+    is_closed: it ends before all of its lines are answered. retry_at_s: when its input, which
+    could not be read, is tried again.
     """
 
     def __init__(self, batch: BatchRecord, path: Path | None, now_s: float) -> None:
@@ -68,7 +69,7 @@ class Job:
         self.is_fetched = path is None
         self.is_closed = False
         self.open: dict[int, OpenLine] = {}
-        self.retry_at_s = 0.0
+        self.retry_at_s: float | None = None
         self.num_tokens_in = 0
         self.num_tokens_out = 0
         self._num_done_before = counts.completed + counts.failed
@@ -106,7 +107,7 @@ class Job:
             num_failed=numbers.num_failed,
             tokens_per_s=rates.prompt_tokens_per_s + rates.generated_tokens_per_s,
             eta_s=rates.eta_s,
-            problem=_UNREADABLE if self.retry_at_s else None,
+            problem=None if self.retry_at_s is None else _UNREADABLE,
         )
 
 

@@ -37,8 +37,9 @@ class Patience:
         self._doing = doing
         self._stopped = stopped
         self._clock = clock
-        self._wait_s = 0.0
-        self._due_s = 0.0
+        # While the store is away: how long is waited for it, and when the next attempt is due.
+        self._wait_s: float | None = None
+        self._due_s: float | None = None
         self._num_moves = 0
 
     @property
@@ -50,7 +51,7 @@ class Patience:
     @property
     def is_due(self) -> bool:
         """Whether the store is well as far as is known, or it is time to try again."""
-        return self._clock() >= self._due_s
+        return self._due_s is None or self._clock() >= self._due_s
 
     def read(self, call: Callable[[], T]) -> T:
         """Call. That it succeeds says nothing: on a full disk one can still read.
@@ -71,8 +72,8 @@ class Patience:
             StoreUnavailable: as `call` did; the next attempt is due later.
         """
         result = self.read(call)
-        if self._wait_s > 0.0:
-            self._wait_s = self._due_s = 0.0
+        if self._wait_s is not None:
+            self._wait_s = self._due_s = None
             log.info("store_available_again", doing=self._doing)
         return result
 
@@ -105,7 +106,9 @@ class Patience:
         self.check()
 
     def _fail(self, error: StoreUnavailable) -> None:
-        if self._wait_s == 0.0:
+        if self._wait_s is None:
             log.error("store_unavailable", doing=self._doing, error=str(error))
-        self._wait_s = min(max(2 * self._wait_s, FIRST_WAIT_S), LONGEST_WAIT_S)
+            self._wait_s = FIRST_WAIT_S
+        else:
+            self._wait_s = min(2 * self._wait_s, LONGEST_WAIT_S)
         self._due_s = self._clock() + self._wait_s

@@ -70,7 +70,7 @@ class JobRunner:
         self._chores = Chores(services, settings, stopped=self._stopped, on_event=self._events.put)
         self._cancelled: set[str] = set()
         self._is_loaded = False
-        self._shown_at_s = 0.0
+        self._shown_at_s: float | None = None
         self._progress: tuple[JobProgress, ...] = ()
         self._thread = threading.Thread(target=self._run, name="jobs", daemon=True)
 
@@ -255,7 +255,7 @@ class JobRunner:
 
     def _show(self) -> None:
         now_s = self._services.clock()
-        if now_s - self._shown_at_s < SHOW_EVERY_S:
+        if self._shown_at_s is not None and now_s - self._shown_at_s < SHOW_EVERY_S:
             return
         self._shown_at_s = now_s
         jobs = [job.measure(now_s) for job in self._feeder.jobs.values()]

@@ -23,12 +23,12 @@ from glinthawk.core.ids import SequenceId
 from glinthawk.core.sampling import SamplingParams
 from glinthawk.core.step import SampledToken, SequenceStart, StepPlan, StepResult, TokenLogprobs
 from glinthawk.errors import GlinthawkError
+from glinthawk.gateway.api.accounts import Accounts
+from glinthawk.gateway.api.services import ApiLimits, ApiServices
 from glinthawk.gateway.engine import Engine
 from glinthawk.gateway.generation import Generation
 from glinthawk.gateway.http.app import build_app
-from glinthawk.gateway.http.limits import Accounts
 from glinthawk.gateway.http.server import HttpServer
-from glinthawk.gateway.http.services import HttpLimits, HttpServices
 from glinthawk.gateway.jobs.metrics import JobMetrics
 from glinthawk.gateway.jobs.runner import JobRunner
 from glinthawk.gateway.jobs.services import JobServices, JobSettings
@@ -47,7 +47,7 @@ WAIT_S = 120.0
 CHAT = "/v1/chat/completions"
 BODY: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
 LONG = BODY | {"max_tokens": 300, "ignore_eos": True}
-LIMITS = HttpLimits(
+LIMITS = ApiLimits(
     max_body_bytes=64 << 10, max_file_bytes=256 << 10, max_key_requests=50, max_key_tokens=100_000
 )
 
@@ -157,7 +157,7 @@ class Served:
     jobs: RecordedJobs
     server: HttpServer
     app: FastAPI
-    services: HttpServices
+    services: ApiServices
     accounts: Accounts
 
     @property
@@ -181,7 +181,7 @@ def serve(
     data_dir: Path,
     *,
     keys: Mapping[str, str] | None = None,
-    limits: HttpLimits = LIMITS,
+    limits: ApiLimits = LIMITS,
     comment_every_s: float = 15.0,
     job_clock: Callable[[], float] | None = None,
     **tls: Any,
@@ -213,7 +213,7 @@ def serve(
             JobServices(store, generation, JobMetrics(registry), now=job_clock),
             JobSettings(limits.max_body_bytes, MODELS, read_ahead=8),
         )
-    services = HttpServices(
+    services = ApiServices(
         generation,
         store,
         runner or jobs,

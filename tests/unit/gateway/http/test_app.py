@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from glinthawk.errors import PeerUnavailable
-from glinthawk.gateway.http.services import HttpLimits
+from glinthawk.gateway.api.services import ApiLimits
 from glinthawk.gateway.store.records import FilePurpose
 from glinthawk.telemetry.logging import configure_logging
 from unit.gateway.http.serving import BODY, CHAT, LONG, WAIT_S, Served, serve, wait_until
@@ -181,7 +181,7 @@ def test_a_key_is_asked_for_where_something_is_to_protect(tmp_path: Path) -> Non
 
 
 def test_more_than_a_key_may_have_open_is_a_429_that_says_when(tmp_path: Path) -> None:
-    limits = HttpLimits(1 << 20, 1 << 20, max_key_requests=1, max_key_tokens=1000)
+    limits = ApiLimits(1 << 20, 1 << 20, max_key_requests=1, max_key_tokens=1000)
     keys = {"a": "alice", "b": "bob"}
     alice, bob = ({"authorization": f"Bearer {key}"} for key in "ab")
     with serve(tmp_path, keys=keys, limits=limits) as served:
@@ -311,7 +311,7 @@ def test_a_file_is_never_held_whole(tmp_path: Path) -> None:
             sizes.append(process.memory_info().rss)
         yield b"\r\n--b--\r\n"
 
-    limits = HttpLimits(1 << 20, 1 << 30, max_key_requests=9, max_key_tokens=1000)
+    limits = ApiLimits(1 << 20, 1 << 30, max_key_requests=9, max_key_tokens=1000)
     with serve(tmp_path, limits=limits) as served:
         headers = {"content-type": "multipart/form-data; boundary=b"}
         file = served.http.post("/v1/files", content=form(), headers=headers).json()

@@ -9,8 +9,10 @@ from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis.generation.modes import GenerationMode
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
+from glinthawk.gateway.api.batches import FIELDS
+from glinthawk.gateway.api.stream_options import take_stream_options
+from glinthawk.gateway.http.schemas_jobs import BatchRequest
 from glinthawk.gateway.http.schemas_requests import ChatCompletionRequest, CompletionRequest
-from glinthawk.gateway.http.streaming import take_stream_options
 from glinthawk.gateway.neutral_fields import CHAT_FIELDS, COMPLETION_FIELDS
 from glinthawk.gateway.requests import Endpoint, parse_body
 from unit.gateway.factories import make_model
@@ -84,6 +86,10 @@ def test_described_fields_and_defaults_are_those_that_are_read(
     assert take_stream_options(full) is None
     requests = [parse_body(endpoint, body, make_model(), default_seed=7) for body in (least, full)]
     assert requests[0] == requests[1]
+
+
+def test_described_fields_of_a_batch_are_those_that_are_taken() -> None:
+    assert set(BatchRequest.model_fields) == FIELDS
 
 
 def test_every_operation_of_the_document_is_tried(api: Any) -> None:

@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 
 from glinthawk.errors import InvalidRequest, InvariantBroken
+from glinthawk.gateway.api.stream_options import StreamOptions, take_stream_options
 from glinthawk.gateway.detokenize import ChoiceResult, TextDelta
 from glinthawk.gateway.engine import Completion
 from glinthawk.gateway.http.calls import News
-from glinthawk.gateway.http.streaming import ChunkWriter, StreamOptions, take_stream_options
+from glinthawk.gateway.http.streaming import ChunkWriter
 from glinthawk.gateway.prompts import Prompt
 from glinthawk.gateway.requests import Endpoint, ParsedRequest
 from glinthawk.scheduler import FinishReason

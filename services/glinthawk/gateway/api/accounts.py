@@ -10,7 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from glinthawk.errors import CapacityExceeded, InvalidRequest
-from glinthawk.gateway.http.services import HttpLimits
+from glinthawk.gateway.api.services import ApiLimits
+from glinthawk.gateway.requests import ParsedRequest
+
+
+def count_tokens(request: ParsedRequest) -> int:
+    """Return the tokens that a request may come to, prompts and outputs."""
+    return request.num_prompt_tokens + sum(choice.max_new_tokens for choice in request.choices)
 
 
 @dataclass
@@ -22,7 +28,7 @@ class _Account:
 class Accounts:
     """What each caller has open. name: of the key; None is the account of all without keys."""
 
-    def __init__(self, limits: HttpLimits) -> None:
+    def __init__(self, limits: ApiLimits) -> None:
         self._limits = limits
         self._lock = threading.Lock()
         self._accounts: dict[str | None, _Account] = {}

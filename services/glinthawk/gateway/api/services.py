@@ -1,4 +1,4 @@
-"""What the HTTP API works with: its collaborators, frozen, each behind the narrowest face.
+"""What the API works with: its collaborators, frozen, each behind the narrowest face.
 
 The API keeps nothing of its own between requests but who has how much open.
 """
@@ -35,7 +35,7 @@ class KeyChecker(Protocol):
 
 
 @dataclass(frozen=True)
-class HttpLimits:
+class ApiLimits:
     """Bounds of what callers may send and have open. Tokens: of prompts and outputs together."""
 
     max_body_bytes: int
@@ -44,9 +44,9 @@ class HttpLimits:
     max_key_tokens: int
 
     @staticmethod
-    def of(config: GatewayConfig) -> "HttpLimits":
+    def of(config: GatewayConfig) -> "ApiLimits":
         """Return the limits that a gateway is configured with."""
-        return HttpLimits(
+        return ApiLimits(
             max_body_bytes=config.max_body_bytes,
             max_file_bytes=config.max_file_bytes,
             max_key_requests=config.max_key_requests,
@@ -59,8 +59,8 @@ def _new_id() -> str:
 
 
 @dataclass(frozen=True)
-class HttpServices:
-    """The collaborators of the HTTP API.
+class ApiServices:
+    """The collaborators of the API.
 
     keys: None where no keys are asked for. registry: what /metrics shows. clock: seconds since
     1970. new_id: returns hexadecimal digits that no earlier call returned. comment_every_s: how
@@ -71,7 +71,7 @@ class HttpServices:
     store: Store
     jobs: Jobs
     keys: KeyChecker | None
-    limits: HttpLimits
+    limits: ApiLimits
     model_names: tuple[str, ...]
     registry: CollectorRegistry
     clock: Callable[[], float] = time.time

@@ -6,18 +6,18 @@ import pytest
 
 from glinthawk.config import GatewayConfig
 from glinthawk.errors import CapacityExceeded, InvalidRequest
-from glinthawk.gateway.http.limits import Accounts
-from glinthawk.gateway.http.services import HttpLimits
+from glinthawk.gateway.api.accounts import Accounts
+from glinthawk.gateway.api.services import ApiLimits
 
 
 def test_limits_are_those_of_the_configuration() -> None:
     config = GatewayConfig(max_body_bytes=1, max_file_bytes=2, max_key_requests=3, max_key_tokens=4)
-    assert HttpLimits.of(config) == HttpLimits(1, 2, 3, 4)
+    assert ApiLimits.of(config) == ApiLimits(1, 2, 3, 4)
 
 
 @pytest.fixture
 def accounts() -> Accounts:
-    return Accounts(HttpLimits(1, 1, max_key_requests=2, max_key_tokens=100))
+    return Accounts(ApiLimits(1, 1, max_key_requests=2, max_key_tokens=100))
 
 
 def test_a_key_may_open_so_many_requests_and_no_more(accounts: Accounts) -> None:
