@@ -136,6 +136,31 @@ def node_lost_since(body: Body) -> float | None:
     return None
 
 
+def cache_claim(pod: str) -> str:
+    """Return the name of the claim of a stage's cache."""
+    return f"cache-{pod}"
+
+
+def cache_node(objects: Mapping[tuple[str, str], Body], pod: str) -> str | None:
+    """Return the node on which a stage's cache is; None where it is not known.
+
+    A volume of one node says so itself; for others it is the node for which they were made.
+    """
+    claim = objects.get(("PersistentVolumeClaim", cache_claim(pod)))
+    if claim is None:
+        return None
+    name = (claim.get("spec") or {}).get("volumeName", "")
+    volume = objects.get(("PersistentVolume", name)) or {}
+    affinity = ((volume.get("spec") or {}).get("nodeAffinity") or {}).get("required") or {}
+    for term in affinity.get("nodeSelectorTerms") or []:
+        for one in term.get("matchExpressions") or []:
+            if one["key"] == "kubernetes.io/hostname" and len(one.get("values") or []) == 1:
+                return str(one["values"][0])
+    annotations = claim["metadata"].get("annotations") or {}
+    node = annotations.get("volume.kubernetes.io/selected-node")
+    return None if node is None else str(node)
+
+
 def parse_time(text: str | None) -> float | None:
     """Return the seconds since 1970 of a time as Kubernetes writes it; None if it is none."""
     if not text:
