@@ -43,13 +43,19 @@ class PodView:
 
 @dataclass(frozen=True)
 class WorkloadView:
-    """A StatefulSet or Deployment. is_current: its controller has seen its newest version."""
+    """A StatefulSet or Deployment. is_current: its controller has seen its newest version.
+
+    kind: of the object. refusal: why pods of it may not be made, such as a quota; a Deployment
+    tells it, a StatefulSet does not.
+    """
 
     name: str
     replicas: int
     image: str
     template_hash: str
     is_current: bool
+    kind: str = "Deployment"
+    refusal: str | None = None
 
 
 @dataclass(frozen=True)
@@ -122,6 +128,8 @@ def view_workloads(
             image=spec["template"]["spec"]["containers"][0]["image"],
             template_hash=template_hash(spec["template"]),
             is_current=status.get("observedGeneration", 0) >= body["metadata"].get("generation", 0),
+            kind=kind,
+            refusal=_refusal(status),
         )
     return views
 
@@ -197,6 +205,13 @@ def _problem(status: Body, conditions: Mapping[str, Body]) -> tuple[str, str] | 
         return str(scheduled.get("reason", "Unschedulable")), str(scheduled.get("message", ""))
     if status.get("phase") == "Failed":
         return str(status.get("reason", "Failed")), str(status.get("message", ""))
+    return None
+
+
+def _refusal(status: Body) -> str | None:
+    for one in status.get("conditions") or []:
+        if one["type"] == "ReplicaFailure" and one["status"] == "True":
+            return str(one.get("message", ""))
     return None
 
 
