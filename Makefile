@@ -85,9 +85,9 @@ cluster-demo: $(STAMP)  ## from nothing to a text on a cluster: CLUSTER=COMMAND 
 
 cluster-test: $(STAMP)  ## the tests on a cluster: CLUSTER=COMMAND BASE=IMAGE
 	@mkdir -p .demo
-	CLUSTER='$(CLUSTER)' BASE='$(BASE)' PYTHON=$(BIN)/python bash tests/cluster/bring_up.sh
+	CLUSTER='$(CLUSTER)' BASE='$(BASE)' PYTHON=$(BIN)/python NEXT=yes bash tests/cluster/bring_up.sh
 	@set -e; [ -z '$(CLUSTER)' ] || eval "$$($(CLUSTER) env)"; \
-	    $(BIN)/python -m pytest tests/cluster $(PYTEST_ARGS)
+	    CLUSTER='$(CLUSTER)' $(BIN)/python -m pytest tests/cluster $(PYTEST_ARGS)
 
 cluster-down:  ## end the demo and its cluster: CLUSTER=COMMAND
 	@if [ -n '$(CLUSTER)' ]; then $(CLUSTER) down; else \

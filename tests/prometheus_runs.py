@@ -74,16 +74,16 @@ def read_rules() -> dict[str, Any]:
 
 
 class Prometheus:
-    """A Prometheus that scrapes every second. port: where it answers."""
+    """A Prometheus that scrapes every second. port: where it answers; url: of its API."""
 
     def __init__(self, port: int) -> None:
-        self._url = f"http://127.0.0.1:{port}/api/v1/query"
+        self.url = f"http://127.0.0.1:{port}"
 
     def ask(self, query: str) -> list[dict[str, Any]]:
         """Return the samples of a query now; fail with what is wrong with it."""
         body = urllib.parse.urlencode({"query": query}).encode()
         try:
-            with urllib.request.urlopen(self._url, body, timeout=30) as answer:
+            with urllib.request.urlopen(f"{self.url}/api/v1/query", body, timeout=30) as answer:
                 content = json.load(answer)
         except urllib.error.HTTPError as error:
             raise AssertionError(f"{query}: {error.read().decode()}") from error

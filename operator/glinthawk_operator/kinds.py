@@ -29,6 +29,7 @@ KINDS: Mapping[str, Kind] = {
     "Lease": Kind("coordination.k8s.io", "v1", "leases"),
     "NetworkPolicy": Kind("networking.k8s.io", "v1", "networkpolicies"),
     "Node": Kind("", "v1", "nodes", is_namespaced=False),
+    "PersistentVolume": Kind("", "v1", "persistentvolumes", is_namespaced=False),
     "PersistentVolumeClaim": Kind("", "v1", "persistentvolumeclaims"),
     "Pod": Kind("", "v1", "pods"),
     "PodDisruptionBudget": Kind("policy", "v1", "poddisruptionbudgets"),

@@ -8,7 +8,7 @@ from typing import Any
 
 from glinthawk_operator.autoscaler import Figures, History
 from glinthawk_operator.cluster import Cluster
-from glinthawk_operator.errors import ApiNotFound, GatewayError
+from glinthawk_operator.errors import ApiForbidden, ApiNotFound, GatewayError
 from glinthawk_operator.executor import Marks
 from glinthawk_operator.gateway_client import GatewayClient, Inspection
 from glinthawk_operator.index import ObjectIndex, OwnedObjects, ResourceKey
@@ -17,6 +17,9 @@ from glinthawk_operator.manifests.names import GATEWAY, STAGE
 from glinthawk_operator.metrics import OperatorMetrics
 from glinthawk_operator.reconcile.observed import (
     Observed,
+    PodView,
+    cache_claim,
+    cache_node,
     node_lost_since,
     view_pods,
     view_workloads,
@@ -139,35 +142,38 @@ class Observer:
             objects=objects,
             pods=pods,
             workloads=view_workloads(objects),
-            lost_nodes=self._lost_nodes(now_s, {pod.node for pod in pods}, objects),
+            lost_nodes=self._lost_nodes(now_s, pods, objects),
             inspection=inspection,
             missing=self._missing(context, memory, body["metadata"]["generation"]),
         )
 
     def _add_cache(self, context: Context, pod: str, objects: dict[tuple[str, str], Any]) -> None:
-        name = f"cache-{pod}"
+        """Look up the cache of a stage that no node takes: it may be on one that is lost."""
+        name = cache_claim(pod)
         try:
-            body = self._cluster.get("PersistentVolumeClaim", name, context.namespace)
-            objects["PersistentVolumeClaim", name] = body
-        except ApiNotFound:
+            claim = self._cluster.get("PersistentVolumeClaim", name, context.namespace)
+            objects["PersistentVolumeClaim", name] = claim
+            volume = claim["spec"].get("volumeName")
+            if volume:
+                objects["PersistentVolume", volume] = self._cluster.get("PersistentVolume", volume)
+        except (ApiNotFound, ApiForbidden):
             return
 
     def _lost_nodes(
-        self, now_s: float, names: set[str | None], objects: dict[tuple[str, str], Any]
+        self, now_s: float, pods: tuple[PodView, ...], objects: dict[tuple[str, str], Any]
     ) -> frozenset[str]:
         """Return which nodes of our pods and caches are gone, or NotReady for long."""
         if not self._index.nodes():
             return frozenset()  # nodes may not be watched; then nothing is known of them
-        for (kind, _), body in objects.items():
-            if kind == "PersistentVolumeClaim":
-                annotations = body["metadata"].get("annotations") or {}
-                names = names | {annotations.get("volume.kubernetes.io/selected-node")}
+        nodes = {pod.node for pod in pods} | {cache_node(objects, pod.name) for pod in pods}
         lost = set()
-        for name in names - {None}:
-            body = self._index.node(name or "")
+        for name in nodes:
+            if name is None:
+                continue
+            body = self._index.node(name)
             since_s = 0.0 if body is None else node_lost_since(body)
             if since_s is not None and now_s - since_s >= self._settings.lost_node_seconds:
-                lost.add(name or "")
+                lost.add(name)
         return frozenset(lost)
 
     def _missing(self, context: Context, memory: Memory, generation: int) -> tuple[str, ...]:

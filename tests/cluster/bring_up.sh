@@ -3,11 +3,14 @@
 #
 #   CLUSTER  a command with `up --nodes …`, `env`, `build`, `push` and `down`, for a cluster of its
 #            own; without it KUBECONFIG says which cluster, and BUILD and PUSH how images get there
+#   NEXT     not empty: the images also get the tag of a next release, for the tests of upgrades
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 : "${CLUSTER:=}" "${BASE:=python:3.11-slim-bookworm}" "${PREFIX:=localhost/}" "${PYTHON:=.venv/bin/python}"
-: "${TAG:=demo-$(git rev-parse --short HEAD)}"
+# Of the files as they are, for nodes keep an image that they have under a tag.
+CHANGED=$(git stash create)
+: "${TAG:=demo-$(git rev-parse --short "${CHANGED:-HEAD}^{tree}")}" "${NEXT:=}"
 NODES=${NODES:-gpu-1,gpu-2,cpu-1,cpu-2,cpu-3}
 NAMESPACE=glinthawk-demo
 SYSTEM=glinthawk-system
@@ -22,13 +25,16 @@ fi
 BUILD=${BUILD:-buildah bud} PUSH=${PUSH:-buildah push}
 
 say "images, tagged $TAG"
-make --no-print-directory images BASE="$BASE" STAGE_BASE="${STAGE_BASE:-$BASE}" TAG="$TAG" PREFIX="$PREFIX" \
-  BUILD="$BUILD" >.demo/images.log 2>&1 || { tail -20 .demo/images.log; exit 1; }
+for tag in "$TAG" ${NEXT:+"$TAG-next"}; do
+  make --no-print-directory images BASE="$BASE" STAGE_BASE="${STAGE_BASE:-$BASE}" TAG="$tag" PREFIX="$PREFIX" \
+    BUILD="$BUILD" >.demo/images.log 2>&1 || { tail -20 .demo/images.log; exit 1; }
+  for image in operator gateway stage attention; do $PUSH "${PREFIX}glinthawk-$image:$tag"; done
+done
 mkdir -p .demo/hub
 "$PYTHON" tests/cluster/export_model.py .demo/hub
 $BUILD --build-arg BASE="$BASE" --tag "${PREFIX}glinthawk-hub:$TAG" --file tests/cluster/hub.Dockerfile .demo/hub \
   >>.demo/images.log 2>&1
-for image in operator gateway stage attention hub; do $PUSH "${PREFIX}glinthawk-$image:$TAG"; done
+$PUSH "${PREFIX}glinthawk-hub:$TAG"
 
 say "the hub, the operator, the sample"
 sed "s#IMAGE#${PREFIX}glinthawk-hub:$TAG#" tests/cluster/hub.yaml | kubectl apply -f -

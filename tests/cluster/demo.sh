@@ -32,5 +32,5 @@ $([ -z "$CLUSTER" ] || echo "  eval \"\$($CLUSTER env)\"")
   kubectl --namespace $NAMESPACE port-forward service/smollm2 8000
   kubectl --namespace $NAMESPACE get secret smollm2-api-key --output jsonpath='{.data.key}' | base64 -d
   kubectl --namespace glinthawk-system logs deployment/glinthawk-operator --follow
-  make cluster-down
+  make cluster-down${CLUSTER:+ CLUSTER='$CLUSTER'}
 T

@@ -3,7 +3,8 @@
 ARG BASE=python:3.11-slim-bookworm
 FROM ${BASE}
 LABEL org.opencontainers.image.title="glinthawk-test-hub"
-COPY model /model
+# The exporter lets nobody else read its files.
+COPY --chown=65532:65532 model /model
 COPY hub.py /hub.py
 ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 USER 65532:65532

@@ -68,7 +68,9 @@ def _needed(rules: Rules, tier: Tier, figures: Figures) -> tuple[float, Reason]:
         return by_demand, reason
     busy_share = sum(figures.busy_shares) / len(figures.busy_shares)
     by_time = tier.ready_replicas * busy_share / rules.busy_target
-    return (by_time, Reason.WORKERS_BUSY) if by_time > by_demand else (by_demand, reason)
+    if by_time <= by_demand:
+        return by_demand, reason
+    return by_time, Reason.WORKERS_BUSY if by_time > tier.replicas else Reason.DEMAND_BELOW
 
 
 def _recommend(

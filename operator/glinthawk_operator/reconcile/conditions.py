@@ -132,9 +132,9 @@ def _progressing(subject: Subject) -> _Answer:
             f"checking {', '.join(rollout.checking)} before any pod changes",
         )
     if not rollout.is_done:
-        return _Answer(
-            "True", "RollingOut", f"{rollout.num_outdated} pods are still of an earlier template"
-        )
+        count = rollout.num_outdated
+        outdated = f"{count} pods are still of an earlier template"
+        return _Answer("True", "RollingOut", outdated if count else "this generation is applied")
     missing = _missing_pods(subject)
     if missing:
         return _Answer("True", "PodsStarting", f"waiting for {missing}")
@@ -161,9 +161,12 @@ def _degraded(subject: Subject) -> _Answer:
         if troubled is not None and troubled.problem is not None:
             reason, message = troubled.problem
             return _Answer("True", _reason(reason), f"{troubled.name}: {message or reason}")
+    for workload in observed.workloads.values():
+        if workload.refusal is not None:
+            return _Answer("True", "PodsRefused", f"{workload.name}: {workload.refusal}")
     missing = _missing_pods(subject)
     if missing:
-        return _Answer("True", "PodsMissing", f"waiting for {missing}")
+        return _Answer("True", "PodsMissing", f"waiting for {missing}{_not_made(observed)}")
     return _Answer("False", "AsWanted", "every pod that is wanted is ready")
 
 
@@ -177,8 +180,8 @@ def _pressure(subject: Subject) -> _Answer:
             "True",
             "DemandAboveMaximum",
             f"the {subject.rules.max_replicas} workers of scaling.maxReplicas hold "
-            f"{_show(most)} and more is demanded: raise maxReplicas or kvCache.memory; until then "
-            "sequences wait",
+            f"{show_bytes(most)} and more is demanded: raise maxReplicas or kvCache.memory; until "
+            "then sequences wait",
         )
     return _Answer("False", "DemandFits", "the memory tier can hold what is demanded")
 
@@ -194,6 +197,21 @@ def _missing_pods(subject: Subject) -> str:
         for name, (count, ready) in wanted.items()
         if ready < count
     )
+
+
+def _not_made(observed: Observed) -> str:
+    """Return where it is told why a StatefulSet makes no pods, such as a quota."""
+    for component in (GATEWAY, STAGE):
+        workload = observed.workloads.get(component)
+        if workload is None:
+            continue
+        num_pods = sum(pod.component == component for pod in observed.pods)
+        if num_pods < workload.replicas:
+            return (
+                f"; {num_pods} of {workload.replicas} pods are made: kubectl describe "
+                f"{workload.kind.lower()} {workload.name} says what holds them up"
+            )
+    return ""
 
 
 def _troubled(observed: Observed, component: str) -> PodView | None:
@@ -218,7 +236,8 @@ def _reason(text: str) -> str:
     return cleaned if cleaned[:1].isalpha() else "PodFailed"
 
 
-def _show(num_bytes: int) -> str:
+def show_bytes(num_bytes: int) -> str:
+    """Return a number of bytes as people read it."""
     for size, unit in _UNITS:
         if num_bytes >= size:
             return f"{num_bytes / size:.1f} {unit}"

@@ -43,13 +43,19 @@ class PodView:
 
 @dataclass(frozen=True)
 class WorkloadView:
-    """A StatefulSet or Deployment. is_current: its controller has seen its newest version."""
+    """A StatefulSet or Deployment. is_current: its controller has seen its newest version.
+
+    kind: of the object. refusal: why pods of it may not be made, such as a quota; a Deployment
+    tells it, a StatefulSet does not.
+    """
 
     name: str
     replicas: int
     image: str
     template_hash: str
     is_current: bool
+    kind: str = "Deployment"
+    refusal: str | None = None
 
 
 @dataclass(frozen=True)
@@ -122,6 +128,8 @@ def view_workloads(
             image=spec["template"]["spec"]["containers"][0]["image"],
             template_hash=template_hash(spec["template"]),
             is_current=status.get("observedGeneration", 0) >= body["metadata"].get("generation", 0),
+            kind=kind,
+            refusal=_refusal(status),
         )
     return views
 
@@ -134,6 +142,31 @@ def node_lost_since(body: Body) -> float | None:
                 return None
             return parse_time(one.get("lastTransitionTime")) or 0.0
     return None
+
+
+def cache_claim(pod: str) -> str:
+    """Return the name of the claim of a stage's cache."""
+    return f"cache-{pod}"
+
+
+def cache_node(objects: Mapping[tuple[str, str], Body], pod: str) -> str | None:
+    """Return the node on which a stage's cache is; None where it is not known.
+
+    A volume of one node says so itself; for others it is the node for which they were made.
+    """
+    claim = objects.get(("PersistentVolumeClaim", cache_claim(pod)))
+    if claim is None:
+        return None
+    name = (claim.get("spec") or {}).get("volumeName", "")
+    volume = objects.get(("PersistentVolume", name)) or {}
+    affinity = ((volume.get("spec") or {}).get("nodeAffinity") or {}).get("required") or {}
+    for term in affinity.get("nodeSelectorTerms") or []:
+        for one in term.get("matchExpressions") or []:
+            if one["key"] == "kubernetes.io/hostname" and len(one.get("values") or []) == 1:
+                return str(one["values"][0])
+    annotations = claim["metadata"].get("annotations") or {}
+    node = annotations.get("volume.kubernetes.io/selected-node")
+    return None if node is None else str(node)
 
 
 def parse_time(text: str | None) -> float | None:
@@ -172,6 +205,13 @@ def _problem(status: Body, conditions: Mapping[str, Body]) -> tuple[str, str] | 
         return str(scheduled.get("reason", "Unschedulable")), str(scheduled.get("message", ""))
     if status.get("phase") == "Failed":
         return str(status.get("reason", "Failed")), str(status.get("message", ""))
+    return None
+
+
+def _refusal(status: Body) -> str | None:
+    for one in status.get("conditions") or []:
+        if one["type"] == "ReplicaFailure" and one["status"] == "True":
+            return str(one.get("message", ""))
     return None
 
 

@@ -7,7 +7,7 @@ from glinthawk_operator.manifests.build import Desired
 from glinthawk_operator.manifests.context import Manifest
 from glinthawk_operator.manifests.names import INSTANCE_LABEL, STAGE
 from glinthawk_operator.reconcile.actions import Action, Announce, Apply, Create, Delete
-from glinthawk_operator.reconcile.observed import Observed, PodView
+from glinthawk_operator.reconcile.observed import Observed, PodView, cache_claim, cache_node
 from glinthawk_operator.reconcile.rollout import Rollout, plan_rollout
 from glinthawk_operator.reconcile.scaling import ScalingPlan, plan_scaling
 
@@ -94,15 +94,15 @@ def _waits_for_lost_volume(pod: PodView) -> bool:
 
 def _give_up_cache(pod: PodView, observed: Observed) -> list[Action]:
     """Delete a cache on a node that is gone; what it held is fetched again."""
-    claim = observed.objects.get(("PersistentVolumeClaim", f"cache-{pod.name}"))
+    claim = observed.objects.get(("PersistentVolumeClaim", cache_claim(pod.name)))
     if claim is None or claim["metadata"].get("deletionTimestamp") is not None:
         return []
-    node = claim["metadata"].get("annotations", {}).get("volume.kubernetes.io/selected-node")
+    node = cache_node(observed.objects, pod.name)
     if node is None or node not in observed.lost_nodes:
         return []
     message = f"the cache of {pod.name} was on the lost node {node}; its tensors are fetched again"
     return [
-        Delete("PersistentVolumeClaim", f"cache-{pod.name}", claim["metadata"]["uid"]),
+        Delete("PersistentVolumeClaim", cache_claim(pod.name), claim["metadata"]["uid"]),
         Delete("Pod", pod.name, pod.uid),
         Announce("CacheOnLostNode", message, is_warning=True),
     ]

@@ -21,7 +21,7 @@ from glinthawk_operator.crd.status import (
     build_summary,
 )
 from glinthawk_operator.manifests.names import ATTENTION, STAGE, selector_labels
-from glinthawk_operator.reconcile.conditions import Subject, build_conditions
+from glinthawk_operator.reconcile.conditions import Subject, build_conditions, show_bytes
 from glinthawk_operator.reconcile.observed import format_time
 
 FIGURES_EVERY_S = 10.0
@@ -102,8 +102,8 @@ def describe_decision(decision: Decision) -> str:
     idle = "unknown" if figures.stage_idle_share is None else f"{figures.stage_idle_share:.0%}"
     return (
         f"{decision.reason.value}: {decision.needed:.2f} workers are needed for "
-        f"{figures.demanded_bytes} bytes of KV demanded ({figures.used_bytes} used), stages idle "
-        f"{idle}; {decision.replicas} it is"
+        f"{show_bytes(figures.demanded_bytes)} of KV demanded ({show_bytes(figures.used_bytes)} "
+        f"used), stages idle {idle}; {decision.replicas} it is"
     )
 
 

@@ -158,6 +158,14 @@ def test_busy_workers_count_only_while_stages_idle(idle: float | None, replicas:
     assert (decision.reason is Reason.WORKERS_BUSY) == (replicas == 3)
 
 
+def test_workers_that_are_less_busy_are_no_cause_to_shrink() -> None:
+    figures = Figures(0.0, 0, 0, busy_shares=(0.1, 0.1), stage_idle_share=0.9)
+    recommended = ((-1000.0, 1),)
+    decision = decide(RULES, Tier(3, 3), figures, History(recommended), now_s=0.0)
+    assert decision.replicas < 3
+    assert decision.reason is not Reason.WORKERS_BUSY
+
+
 def test_small_deviations_are_left_alone() -> None:
     decision = decide(RULES, Tier(4, 4), wants(4.3 * 0.8 * GIB), History(), now_s=0.0)
     assert (decision.replicas, decision.reason) == (4, Reason.WITHIN_TOLERANCE)

@@ -6,6 +6,7 @@ from typing import Any
 from factories_operator import (
     GIB,
     NOW_S,
+    all_objects,
     all_pods,
     make_context,
     make_inspection,
@@ -16,7 +17,7 @@ from glinthawk_operator.autoscaler import Decision, History, Reason, Rules
 from glinthawk_operator.crd.status import Condition, GlinthawkDeploymentStatus, find_condition
 from glinthawk_operator.manifests.build import desired
 from glinthawk_operator.reconcile.conditions import Subject, build_conditions
-from glinthawk_operator.reconcile.observed import Observed
+from glinthawk_operator.reconcile.observed import Observed, view_workloads
 from glinthawk_operator.reconcile.plan import plan
 from glinthawk_operator.reconcile.status import (
     Outcome,
@@ -82,6 +83,25 @@ def test_what_the_spec_names_and_is_not_there_is_said() -> None:
     observed = make_observed(WANTED, missing=("model.source names the claim x",))
     degraded = answer(subject_of(observed), "Degraded")
     assert (degraded.status, degraded.reason) == ("True", "ReferenceMissing")
+
+
+def test_a_quota_that_lets_no_pod_be_made_is_said() -> None:
+    message = 'pods "demo-attention-x" is forbidden: exceeded quota: little, limited: pods=6'
+    objects = all_objects(WANTED, workers=2)
+    failure = {"type": "ReplicaFailure", "status": "True", "message": message}
+    objects["Deployment", "demo-attention"]["status"]["conditions"] = [failure]
+    observed = make_observed(WANTED)
+    refused = replace(observed, workloads=view_workloads(objects))
+    degraded = answer(subject_of(refused), "Degraded")
+    assert (degraded.status, degraded.reason) == ("True", "PodsRefused")
+    assert "limited: pods=6" in degraded.message
+
+
+def test_pods_that_a_stateful_set_does_not_make_are_said_with_where_to_look() -> None:
+    pods = [pod for pod in all_pods(WANTED) if pod.name != "demo-stage-1"]
+    degraded = answer(subject_of(make_observed(WANTED, pods=pods)), "Degraded")
+    assert degraded.reason == "PodsMissing"
+    assert "1 of 2 pods are made: kubectl describe statefulset demo-stage" in degraded.message
 
 
 def test_demand_above_the_maximum_is_pressure() -> None:

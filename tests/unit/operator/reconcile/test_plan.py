@@ -1,7 +1,9 @@
 """The whole plan: nothing at rest, missing Secrets made, stages freed from lost nodes."""
 
 from dataclasses import replace
+from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -75,7 +77,33 @@ def test_stages_of_a_lost_node_go_at_once_and_the_gateway_never() -> None:
     ]
 
 
-def test_a_cache_on_a_lost_node_is_given_up() -> None:
+def cache_on(node: str, is_found_ready_made: bool) -> dict[tuple[str, str], dict[str, Any]]:
+    """Return a cache: a volume that was there, or one that was made for a claim."""
+    name = "cache-demo-stage-0"
+    claim: dict[str, Any] = {
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": name},
+        "spec": {},
+    }
+    if not is_found_ready_made:
+        claim["metadata"]["annotations"] = {"volume.kubernetes.io/selected-node": node}
+        return {("PersistentVolumeClaim", name): in_cluster(claim)}
+    expression = {"key": "kubernetes.io/hostname", "operator": "In", "values": [node]}
+    affinity = {"required": {"nodeSelectorTerms": [{"matchExpressions": [expression]}]}}
+    volume = {
+        "kind": "PersistentVolume",
+        "metadata": {"name": "local-1"},
+        "spec": {"nodeAffinity": affinity},
+    }
+    claim["spec"] = {"volumeName": "local-1"}
+    return {
+        ("PersistentVolumeClaim", name): in_cluster(claim),
+        ("PersistentVolume", "local-1"): in_cluster(volume),
+    }
+
+
+@pytest.mark.parametrize("is_found_ready_made", [False, True])
+def test_a_cache_on_a_lost_node_is_given_up(is_found_ready_made: bool) -> None:
     pods = list(all_pods(WANTED))
     text = "0/3 nodes are available: 3 node(s) didn't match PersistentVolume's node affinity"
     text = text.replace("PersistentVolume's", "volume")
@@ -86,17 +114,8 @@ def test_a_cache_on_a_lost_node_is_given_up() -> None:
         is_scheduled=False,
         problem=("Unschedulable", text),
     )
-    claim = in_cluster(
-        {
-            "kind": "PersistentVolumeClaim",
-            "metadata": {
-                "name": "cache-demo-stage-0",
-                "annotations": {"volume.kubernetes.io/selected-node": "gpu-1"},
-            },
-        }
-    )
     observed = whole(pods=tuple(pods), lost_nodes=frozenset({"gpu-1"}))
-    objects = {**observed.objects, ("PersistentVolumeClaim", "cache-demo-stage-0"): claim}
+    objects = {**observed.objects, **cache_on("gpu-1", is_found_ready_made)}
     deleted = {
         (one.kind, one.name)
         for one in run(replace(observed, objects=objects)).actions
