@@ -73,8 +73,8 @@ locks: $(STAMP)  ## pin anew what the images install
 
 chart: $(STAMP)  ## generate the chart's dashboards again, and copy the resource's definition
 	PYTHONPATH=charts $(BIN)/python -m dashboards
-	rm -rf charts/glinthawk/files/crds && mkdir -p charts/glinthawk/files/crds
-	cp crds/*.yaml charts/glinthawk/files/crds/
+	rm -rf charts/glinthawk/crds && mkdir -p charts/glinthawk/crds
+	cp crds/*.yaml charts/glinthawk/crds/
 
 # A test cluster. CLUSTER: a command that brings one up and builds for it; without it, the cluster of
 # KUBECONFIG, with BUILD and PUSH (an image's name follows).

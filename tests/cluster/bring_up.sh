@@ -38,6 +38,7 @@ $PUSH "${PREFIX}glinthawk-hub:$TAG"
 
 say "the hub, the operator, the sample"
 sed "s#IMAGE#${PREFIX}glinthawk-hub:$TAG#" tests/cluster/hub.yaml | kubectl apply -f -
+kubectl apply --server-side --force-conflicts --filename crds/
 helm upgrade --install glinthawk charts/glinthawk --namespace "$SYSTEM" --create-namespace \
   --set image.registry="${PREFIX%/}" --set image.tag="$TAG" --wait --timeout 180s
 kubectl --namespace "$NAMESPACE" rollout status deployment/hub --timeout=120s

@@ -237,7 +237,7 @@ def test_converges_though_it_is_killed_and_writes_nothing_at_rest(world: World) 
         operator.start()
     await_ready(plane)
     first = snapshot(plane)
-    assert len(first) == 21, sorted(first)
+    assert len(first) == 22, sorted(first)
     operator.kill()
     operator.start()
     time.sleep(REST_S)
@@ -379,7 +379,7 @@ def test_an_api_server_that_fails_now_and_then_only_delays(world: World) -> None
         fleet.demanded = 0
         wait_until(lambda: replicas(plane) == 1, "one worker again")
         await_ready(plane)
-        assert len(snapshot(plane)) == 21
+        assert len(snapshot(plane)) == 22
         assert proxy.num_faults > 5
     finally:
         proxy.close()

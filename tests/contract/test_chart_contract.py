@@ -1,53 +1,22 @@
-"""The chart: what it renders, under which values, and what it has in common with the code.
-
-Needs helm on the PATH, or beside the other binaries in KUBEBUILDER_ASSETS; without it, it skips.
-"""
+"""What the chart renders, and how it hangs together. Its values: test_chart_values_contract."""
 
 import json
-import os
 import re
-import shutil
-import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from chart_runs import CHART, HELM, NO_HELM, ROOT, of_kind, render
 from glinthawk import __version__
-from glinthawk_operator.settings import Settings, load_settings
 
-ROOT = Path(__file__).resolve().parents[2]
-CHART = ROOT / "charts" / "glinthawk"
 MONITORING = "monitoring.coreos.com/v1"
 LONGEST_RELEASE = 53
 LONGEST_NAME = {"Deployment": 63, "Pod": 63, "Service": 63}
 """By kind; of all others 253."""
 
-
-def find_helm() -> str | None:
-    assets = os.environ.get("KUBEBUILDER_ASSETS", "")
-    return shutil.which("helm") or shutil.which("helm", path=assets)
-
-
-HELM = find_helm()
-pytestmark = pytest.mark.skipif(HELM is None, reason="helm is neither on the PATH nor in assets")
-
-
-def run_helm(*arguments: str) -> subprocess.CompletedProcess[str]:
-    assert HELM is not None
-    return subprocess.run([HELM, *arguments], capture_output=True, text=True, timeout=120)
-
-
-def render(*arguments: str, release: str = "test") -> list[dict[str, Any]]:
-    done = run_helm("template", release, str(CHART), "--namespace", "systems", *arguments)
-    assert done.returncode == 0, done.stderr
-    return [document for document in yaml.safe_load_all(done.stdout) if document]
-
-
-def of_kind(objects: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
-    return [one for one in objects if one["kind"] == kind]
+pytestmark = pytest.mark.skipif(HELM is None, reason=NO_HELM)
 
 
 def api_versions(*kinds: str) -> list[str]:
@@ -61,12 +30,6 @@ def pods_of(objects: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
             yield one["spec"]
         elif "template" in one.get("spec", {}):
             yield one["spec"]["template"]["spec"]
-
-
-def test_lint_finds_nothing() -> None:
-    done = run_helm("lint", "--strict", str(CHART))
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "[WARNING]" not in done.stdout
 
 
 def test_versions_are_those_of_the_package() -> None:
@@ -179,62 +142,26 @@ def test_pods_are_restricted() -> None:
             assert {"requests", "limits"} <= set(container["resources"])
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["--set=image.pullPolicy=Sometimes"], "pullPolicy"),
-        (["--set=operator.replica=2"], "replica"),
-        (["--set=monitoring.serviceMonitor=maybe"], "serviceMonitor"),
-        (["--set=dashboards.prices.stagePerHour=-1"], "stagePerHour"),
-        (["--set=imagee.tag=1"], "imagee"),
-    ],
-)
-def test_a_value_that_does_not_exist_or_fit_is_refused_by_name(
-    arguments: list[str], said: str
-) -> None:
-    done = run_helm("template", "test", str(CHART), *arguments)
-    assert done.returncode != 0
-    assert said in done.stderr
-
-
-def test_the_schema_describes_every_value() -> None:
-    schema = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
-    values = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
-
-    def check(described: dict[str, Any], value: dict[str, Any], path: str) -> None:
-        properties = described.get("properties")
-        if properties is None:
-            return
-        assert set(properties) - {"global"} == set(value), path
-        for name, inner in value.items():
-            if isinstance(inner, dict):
-                check(properties[name], inner, f"{path}.{name}")
-
-    check(schema, values, "values")
-
-
-def test_images_have_registry_and_tag_of_the_values() -> None:
-    arguments = ["--set=image.registry=registry.example/team/", "--set=image.tag=v7"]
-    (workload,) = of_kind(render(*arguments), "Deployment")
-    container = workload["spec"]["template"]["spec"]["containers"][0]
-    assert container["image"] == "registry.example/team/glinthawk-operator:v7"
-    environment = {one["name"]: one.get("value") for one in container["env"]}
-    for component in ("gateway", "stage", "attention"):
-        image = environment[f"GLINTHAWK_OPERATOR_{component.upper()}_IMAGE"]
-        assert image == f"registry.example/team/glinthawk-{component}:v7"
-
-
-def test_the_operators_environment_and_values_have_the_names_of_its_settings() -> None:
+def test_the_operator_says_whether_it_lives_and_whether_it_is_ready() -> None:
     (workload,) = of_kind(render(), "Deployment")
-    container = workload["spec"]["template"]["spec"]["containers"][0]
-    names = {one["name"] for one in container["env"]}
-    known = {f"GLINTHAWK_OPERATOR_{name.upper()}" for name in Settings.model_fields}
-    assert names <= known
-    environment = {one["name"]: one.get("value", "here") for one in container["env"]}
-    settings = load_settings(environment, [])
-    assert settings.namespaces == ()
-    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
-    assert ports == {"health": settings.health_port, "metrics": settings.metrics_port}
+    (container,) = workload["spec"]["template"]["spec"]["containers"]
+    assert {"startupProbe", "livenessProbe", "readinessProbe"} <= set(container)
+
+
+def test_a_policy_covers_every_pod_of_the_release_and_can_be_left_out() -> None:
+    objects = render()
+    (policy,) = of_kind(objects, "NetworkPolicy")
+    selector = policy["spec"]["podSelector"]["matchLabels"]
+    (workload,), (test,) = of_kind(objects, "Deployment"), of_kind(objects, "Pod")
+    assert selector.items() <= workload["spec"]["template"]["metadata"]["labels"].items()
+    assert selector.items() <= test["metadata"]["labels"].items()
+    assert not of_kind(render("--set=networkPolicy.enabled=false"), "NetworkPolicy")
+
+
+def test_no_service_takes_the_pod_of_helm_test_for_an_operator() -> None:
+    objects = render()
+    (service,), (test,) = of_kind(objects, "Service"), of_kind(objects, "Pod")
+    assert not service["spec"]["selector"].items() <= test["metadata"]["labels"].items()
 
 
 def test_namespaces_get_roles_of_their_own_in_place_of_one_for_all() -> None:
@@ -260,23 +187,11 @@ def test_names_fit_whatever_the_release_is_called() -> None:
 
 
 def test_definitions_are_those_of_the_repository_and_are_kept() -> None:
-    shown = {one["metadata"]["name"]: one for one in of_kind(render(), "CustomResourceDefinition")}
-    written = [
-        yaml.safe_load(path.read_text(encoding="utf-8"))
-        for path in sorted((ROOT / "crds").glob("*.yaml"))
-    ]
-    assert set(shown) == {one["metadata"]["name"] for one in written}
-    for one in written:
-        rendered = shown[one["metadata"]["name"]]
-        assert rendered["spec"] == one["spec"], "run `make chart`"
-        assert rendered["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
-    assert not of_kind(render("--set=crds.install=false"), "CustomResourceDefinition")
-
-
-def test_the_sample_waits_for_its_kind() -> None:
-    spec = "--set-json=sample.spec={}"
-    asked = ["--set=sample.enabled=true", spec]
-    assert not of_kind(render(*asked), "GlinthawkDeployment")
-    known = api_versions("glinthawk.dev/v1alpha1/GlinthawkDeployment")
-    (sample,) = of_kind(render(*asked, *known), "GlinthawkDeployment")
-    assert sample["metadata"]["name"] == "sample"
+    written = {path.name: path.read_text("utf-8") for path in (ROOT / "crds").glob("*.yaml")}
+    shown = {path.name: path.read_text("utf-8") for path in (CHART / "crds").glob("*.yaml")}
+    assert shown == written, "run `make chart`"
+    for text in written.values():
+        annotations = yaml.safe_load(text)["metadata"]["annotations"]
+        assert annotations["helm.sh/resource-policy"] == "keep"
+    assert not of_kind(render(), "CustomResourceDefinition")
+    assert len(of_kind(render("--include-crds"), "CustomResourceDefinition")) == len(written)

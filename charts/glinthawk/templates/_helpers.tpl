@@ -31,6 +31,10 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 
 {{- define "glinthawk.labels" -}}
 {{ include "glinthawk.selector" . }}
+{{ include "glinthawk.release" . }}
+{{- end }}
+
+{{- define "glinthawk.release" -}}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}

@@ -4,12 +4,13 @@
     operator ------> gateway ---steps----------> stages --frames--> stages, attention workers
     Prometheus ----> all, metrics only           fetch -> hub
 
-Each edge is one rule; there is no other connection.
+Each edge is one rule; there is no other connection. Check pods have none at all.
 """
 
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
+from glinthawk_operator.manifests.check import CHECK
 from glinthawk_operator.manifests.context import (
     CONTROL_PORT,
     GRPC_PORT,
@@ -44,7 +45,7 @@ def build_disruption_budgets(context: Context) -> list[Manifest]:
 
 
 def build_network_policies(context: Context) -> list[Manifest]:
-    """Return a policy for each component; none if the spec wants none."""
+    """Return a policy for each component and one for check pods; none if the spec wants none."""
     if not context.spec.network_policy.enabled:
         return []
     ingress = {
@@ -62,20 +63,30 @@ def build_network_policies(context: Context) -> list[Manifest]:
         STAGE: [register, _to(context, (STAGE, ATTENTION), _MEMBER), *hub],
         ATTENTION: [register],
     }
+    metrics = _rule(None, (METRICS_PORT,))
     return [
-        {
-            "apiVersion": "networking.k8s.io/v1",
-            "kind": "NetworkPolicy",
-            "metadata": context.metadata(context.child(component), component),
-            "spec": {
-                "podSelector": {"matchLabels": context.selector(component)},
-                "policyTypes": ["Ingress", "Egress"],
-                "ingress": [*ingress[component], _rule(None, (METRICS_PORT,))],
-                "egress": [*egress[component], _NAMES],
-            },
-        }
-        for component in COMPONENTS
+        *(
+            _policy(context, one, [*ingress[one], metrics], [*egress[one], _NAMES])
+            for one in COMPONENTS
+        ),
+        _policy(context, CHECK, [], []),
     ]
+
+
+def _policy(
+    context: Context, component: str, ingress: list[Manifest], egress: list[Manifest]
+) -> Manifest:
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": context.metadata(context.child(component), component),
+        "spec": {
+            "podSelector": {"matchLabels": context.selector(component)},
+            "policyTypes": ["Ingress", "Egress"],
+            "ingress": ingress,
+            "egress": egress,
+        },
+    }
 
 
 def build_monitors(context: Context) -> list[Manifest]:

@@ -16,6 +16,10 @@ def find_news(before: tuple[Condition, ...], after: tuple[Condition, ...]) -> li
             continue
         is_bad = (condition.type, condition.status) in (("Ready", "False"), ("Degraded", "True"))
         news.append(
-            Announce(condition.reason, f"{condition.type} is {condition.status}: {condition.message}", is_warning=is_bad)
+            Announce(
+                condition.reason,
+                f"{condition.type} is {condition.status}: {condition.message}",
+                is_warning=is_bad,
+            )
         )
     return news

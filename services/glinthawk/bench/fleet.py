@@ -140,8 +140,8 @@ class Life:
 class Fleet:
     """The processes of one deployment. One thread starts and strikes them.
 
-    hung: names of the processes that were asked to end and did not. ended: what those said that
-    ended by themselves.
+    http_port: of the API. hung: names of the processes that were asked to end and did not. ended:
+    what those said that ended by themselves.
     """
 
     def __init__(self, settings: FleetSettings) -> None:
@@ -150,13 +150,18 @@ class Fleet:
         self._stage_names: list[str] = []
         self._draining: set[str] = set()
         self._num_joined = 0
-        http, self._listen, control = find_ports(3)
-        self._ports = {"--port": str(http), "--control-port": str(control)}
-        self.api = ApiClient(http)
+        self.http_port, self._listen, control = find_ports(3)
+        self._ports = {"--port": str(self.http_port), "--control-port": str(control)}
+        self.api = ApiClient(self.http_port)
         self.control = ApiClient(control)
         self.hung: list[str] = []
         self.ended: list[str] = []
         settings.folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def gateway_address(self) -> str:
+        """Where members register."""
+        return f"127.0.0.1:{self._listen}"
 
     def start(self) -> None:
         """Start everything, and wait until tokens can be generated on every worker.
@@ -181,7 +186,7 @@ class Fleet:
             "--model": settings.model,
             "--stages": str(settings.num_stages),
             "--data-dir": str(settings.folder / "data"),
-            "--listen": f"127.0.0.1:{self._listen}",
+            "--listen": self.gateway_address,
             "--log-format": "json",
             **self._ports,
         }
@@ -269,8 +274,8 @@ class Fleet:
         self._lives[name] = Life(name, arguments, log)
 
     def _member_options(self, name: str) -> dict[str, str]:
-        gateway = f"127.0.0.1:{self._listen}"
-        return {"--name": name, "--gateway": gateway, "--threads": "1", "--log-format": "json"}
+        options = {"--name": name, "--gateway": self.gateway_address}
+        return {**options, "--threads": "1", "--log-format": "json"}
 
     def _is_whole(self) -> bool:
         for life in self._lives.values():

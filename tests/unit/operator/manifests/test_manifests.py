@@ -163,6 +163,7 @@ def test_policies_have_only_the_edges_that_there_are() -> None:
     assert peers("demo-stage", "ingress", "from") == {"gateway", "stage"}
     assert peers("demo-stage", "egress", "to") == {"gateway", "stage", "attention"}
     assert peers("demo-gateway", "egress", "to") == {"stage"}
+    assert policies["demo-check"]["ingress"] == policies["demo-check"]["egress"] == []
 
 
 def test_the_made_key_is_kept_as_its_hash_and_matches_it() -> None:

@@ -62,7 +62,7 @@ def test_what_is_no_longer_wanted_is_deleted() -> None:
     without = desired(make_context(networkPolicy={"enabled": False}))
     made = plan(without, whole(), SECRETS, wanted_workers=1, drain_timeout_s=1.0)
     assert {(one.kind, one.name) for one in made.actions if isinstance(one, Delete)} == {
-        ("NetworkPolicy", f"demo-{component}") for component in ("gateway", "stage", "attention")
+        ("NetworkPolicy", f"demo-{one}") for one in ("gateway", "stage", "attention", "check")
     }
 
 
