@@ -6,8 +6,10 @@ from pathlib import Path
 from pydantic import Field
 
 from glinthawk.config.fields import (
+    APART_LANE_ROWS,
     DEFAULT_KV_MEMORY,
     DEFAULT_MODEL,
+    SHARED_LANE_ROWS,
     AttentionWorkers,
     Dtype,
     FrameTransport,
@@ -68,7 +70,12 @@ class BatchConfig(Config):
     )
     prefill_tokens: PrefillTokens = 1024
     max_lane_rows: MaxLaneRows = 256
-    min_lane_rows: MinLaneRows = None
+    min_lane_rows: MinLaneRows | None = Field(
+        default=None,
+        description="Sequences that each lane must have before a worker opens another one; the "
+        f"default is {APART_LANE_ROWS} with --listen, and {SHARED_LANE_ROWS} where all share this "
+        "machine's cores.",
+    )
     lanes: Lanes = None
     summary: Path | None = Field(
         default=None, description="Also write the closing figures to this file, as JSON."

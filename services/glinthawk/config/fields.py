@@ -86,13 +86,16 @@ PrefillTokens = Annotated[
 
 MaxLaneRows = Annotated[int, Field(ge=1, le=65536, description="Sequences of one lane.")]
 
+APART_LANE_ROWS = 16
+SHARED_LANE_ROWS = 32
+"""Defaults of `MinLaneRows`: where members have machines of their own, and where they share one."""
+
 MinLaneRows = Annotated[
-    int | None,
+    int,
     Field(
         ge=1,
         le=65536,
-        description="Sequences that each lane must have before a worker opens another one; the "
-        "default is 16 where members have machines of their own, 32 where they share one.",
+        description="Sequences that each lane must have before a worker opens another one.",
     ),
 ]
 

@@ -6,8 +6,10 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from glinthawk.config.fields import (
+    APART_LANE_ROWS,
     DEFAULT_KV_MEMORY,
     DEFAULT_MODEL,
+    SHARED_LANE_ROWS,
     AttentionWorkers,
     Dtype,
     FrameTransport,
@@ -71,7 +73,7 @@ class GatewayConfig(Config):
     transport: FrameTransport = "auto"
     prefill_tokens: PrefillTokens = 1024
     max_lane_rows: MaxLaneRows = 256
-    min_lane_rows: MinLaneRows = None
+    min_lane_rows: MinLaneRows = APART_LANE_ROWS
     lanes: Lanes = None
     secret_file: SecretFile = None
     keys: Literal["auto", "on", "off"] = Field(
@@ -143,6 +145,7 @@ class GatewayConfig(Config):
 class UpConfig(GatewayConfig):
     """A gateway with stages and attention workers of its own, on this machine."""
 
+    min_lane_rows: MinLaneRows = SHARED_LANE_ROWS
     attention_workers: AttentionWorkers = 1
     kv_memory: KvMemory = DEFAULT_KV_MEMORY
     threads: RoleThreads = None

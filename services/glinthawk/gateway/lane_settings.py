@@ -9,13 +9,10 @@ lanes more are with the attention workers meanwhile.
 from dataclasses import dataclass
 
 from glinthawk.config.batch import BatchConfig
+from glinthawk.config.fields import APART_LANE_ROWS, SHARED_LANE_ROWS
 from glinthawk.config.gateway import GatewayConfig, UpConfig
 from glinthawk.config.machine import count_cores, count_segments
 from glinthawk.gateway.launcher import share_threads
-
-APART_LANE_ROWS = 16
-SHARED_LANE_ROWS = 32
-"""Sequences of a lane from which on a worker opens another one."""
 
 
 @dataclass(frozen=True)
