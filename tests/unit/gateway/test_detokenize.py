@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from glinthawk.errors import InvariantBroken
@@ -163,7 +163,6 @@ def expected_cut(text: str, stop: list[str]) -> str | None:
     return None
 
 
-@settings(deadline=None)
 @given(
     pieces=st.lists(st.text("abc", min_size=1, max_size=4), max_size=12),
     stop=st.lists(st.text("abc", min_size=1, max_size=4), min_size=1, max_size=3),
@@ -184,7 +183,6 @@ def test_stop_strings_do_not_depend_on_how_the_text_is_divided(
     assert expected_cut(text, stop) is None
 
 
-@settings(deadline=None)
 @given(
     text=st.text("ab", max_size=20),
     stop=st.lists(st.text("ab", min_size=1, max_size=4), min_size=1, max_size=3),
