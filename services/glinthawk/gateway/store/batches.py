@@ -8,15 +8,18 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, insert, select, update
 
-from glinthawk.errors import InvariantBroken, NotFound
+from glinthawk.errors import InvalidRequest, InvariantBroken, NotFound
 from glinthawk.gateway.store.database import Database
 from glinthawk.gateway.store.paging import fetch_page
 from glinthawk.gateway.store.records import BatchError, BatchRecord, BatchStatus, RequestCounts
-from glinthawk.gateway.store.tables import BATCHES, FILES
+from glinthawk.gateway.store.tables import BATCH_KEYS, BATCHES, FILES
 
 _CHANGEABLE = {field.name for field in dataclasses.fields(BatchRecord)} - {"id", "counts"} | {
     "total"
 }
+
+_ASKED = ("endpoint", "input_file_id", "completion_window", "priority", "metadata")
+"""What a batch was asked to be, by its maker."""
 
 
 class BatchTable:
@@ -25,17 +28,29 @@ class BatchTable:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def create(self, batch: BatchRecord) -> BatchRecord:
+    def create(self, batch: BatchRecord, idempotency_key: str | None) -> BatchRecord:
         """See `Store.create_batch`."""
         values = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
         counts = dataclasses.asdict(values.pop("counts"))
         values["id"] = f"batch_{uuid.uuid4().hex}"
         with self._database.write() as connection:
+            former = _find_by_key(connection, batch, idempotency_key)
+            if former is not None:
+                return former
             file_id = batch.input_file_id
             if connection.scalar(select(FILES.c.id).where(FILES.c.id == file_id)) is None:
                 raise NotFound(f"there is no file {file_id!r} to be the input of a batch")
             connection.execute(insert(BATCHES).values(**_encode(values), **counts))
-            return _build_record(find_batch(connection, values["id"]))
+            row = find_batch(connection, values["id"])
+            if idempotency_key is not None:
+                connection.execute(
+                    insert(BATCH_KEYS).values(
+                        owner=batch.owner or "",
+                        idempotency_key=idempotency_key,
+                        batch=row.sequence,
+                    )
+                )
+            return _build_record(row)
 
     def get(self, batch_id: str) -> BatchRecord:
         """See `Store.get_batch`."""
@@ -85,6 +100,32 @@ def find_batch(connection: Connection, batch_id: str) -> Row[Any]:
     if row is None:
         raise NotFound(f"there is no batch {batch_id!r}")
     return row
+
+
+def _find_by_key(
+    connection: Connection, batch: BatchRecord, idempotency_key: str | None
+) -> BatchRecord | None:
+    """Return the batch that was made with a key before; None if there is none."""
+    if idempotency_key is None:
+        return None
+    row = connection.execute(
+        select(BATCHES)
+        .join(BATCH_KEYS, BATCH_KEYS.c.batch == BATCHES.c.sequence)
+        .where(
+            BATCH_KEYS.c.owner == (batch.owner or ""),
+            BATCH_KEYS.c.idempotency_key == idempotency_key,
+        )
+    ).one_or_none()
+    if row is None:
+        return None
+    former = _build_record(row)
+    differing = [name for name in _ASKED if getattr(former, name) != getattr(batch, name)]
+    if differing:
+        raise InvalidRequest(
+            f"batch {former.id!r} was made with this idempotency key, and differs in "
+            f"{', '.join(differing)}; take another key for another batch"
+        )
+    return former
 
 
 def _encode(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -126,9 +126,11 @@ class SqlStore(Store):
         """See `Store`."""
         self._files.delete(file_id)
 
-    def create_batch(self, batch: BatchRecord) -> BatchRecord:
+    def create_batch(
+        self, batch: BatchRecord, *, idempotency_key: str | None = None
+    ) -> BatchRecord:
         """See `Store`."""
-        return self._batches.create(batch)
+        return self._batches.create(batch, idempotency_key)
 
     def get_batch(self, batch_id: str) -> BatchRecord:
         """See `Store`."""

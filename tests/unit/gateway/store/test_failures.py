@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from glinthawk.errors import InvariantBroken, StoreUnavailable
+from glinthawk.errors import InvalidRequest, InvariantBroken, StoreUnavailable
 from glinthawk.gateway.store.failures import translate_database_failures
 from glinthawk.gateway.store.interface import Store
 from glinthawk.gateway.store.records import BatchRecord, FilePurpose, KeyRecord
@@ -225,6 +225,19 @@ def test_a_database_that_is_used_wrongly_is_a_defect_and_no_outage() -> None:
     with pytest.raises(InvariantBroken), translate_database_failures():
         connection.execute("SELECT * FROM nowhere")
     connection.close()
+
+
+def test_a_value_that_the_store_cannot_hold_is_its_makers_fault(tmp_path: Path) -> None:
+    store, _ = prepare(tmp_path)
+    connection = sqlite3.connect(tmp_path / "glinthawk.db")
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 1_000)
+    with (
+        pytest.raises(InvalidRequest, match="larger than what the store holds"),
+        translate_database_failures(),
+    ):
+        connection.execute("INSERT INTO counters VALUES (?, 1)", ("x" * 2_000,))
+    connection.close()
+    store.close()
 
 
 READ_ONLY = """
