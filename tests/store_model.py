@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-from glinthawk.errors import InvalidRequest, InvariantBroken, NotFound
+from glinthawk.errors import CapacityExceeded, InvalidRequest, InvariantBroken, NotFound
 from glinthawk.gateway.store.interface import Store
 from glinthawk.gateway.store.records import (
     BatchRecord,
@@ -89,7 +89,11 @@ class ModelStore(Store):
         del self.files[file_id]
 
     def create_batch(
-        self, batch: BatchRecord, *, idempotency_key: str | None = None
+        self,
+        batch: BatchRecord,
+        *,
+        idempotency_key: str | None = None,
+        max_open: int | None = None,
     ) -> BatchRecord:
         former = self.batch_keys.get((batch.owner, idempotency_key))
         if former is not None:
@@ -101,6 +105,9 @@ class ModelStore(Store):
             if same != kept:
                 raise InvalidRequest("another batch")
             return kept
+        mine = [one for one in self.batches.values() if one.owner == batch.owner]
+        if max_open is not None and sum(not one.status.is_final for one in mine) >= max_open:
+            raise CapacityExceeded("too many")
         self.get_file(batch.input_file_id)
         created = dataclasses.replace(batch, id=f"batch_{next(self._numbers):032x}")
         if idempotency_key is not None:

@@ -102,6 +102,9 @@ class GatewayConfig(Config):
     max_key_tokens: int = Field(
         default=1 << 20, ge=1, description="Prompt and output tokens of one key that are open."
     )
+    max_key_batches: int = Field(
+        default=1000, ge=1, description="Batches of one key that are not over."
+    )
     metrics_port: MetricsPort = 0
     log_level: LeastLevel = "info"
     log_format: LineFormat = "console"

@@ -106,6 +106,7 @@ def keep_batch(
 
     Raises:
         InvalidRequest: there is no such input file, or it is for something else.
+        CapacityExceeded: the caller has too many that are not over.
     """
     store = services.store
     try:
@@ -116,7 +117,9 @@ def keep_batch(
                 "must be uploaded with the purpose 'batch'",
                 param="input_file_id",
             )
-        created = store.create_batch(batch, idempotency_key=idempotency_key)
+        created = store.create_batch(
+            batch, idempotency_key=idempotency_key, max_open=services.limits.max_key_batches
+        )
     except NotFound as error:
         raise InvalidRequest(
             f"there is no file {shown(batch.input_file_id)}; upload it to /v1/files first",

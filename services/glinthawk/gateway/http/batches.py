@@ -46,7 +46,7 @@ def build_batch_routes(services: ApiServices, guard: Guard, calls: StoreCalls) -
         "/v1/batches",
         summary="Create a batch",
         response_model=schemas_jobs.Batch,
-        responses=schemas.describe_errors(400, 413, 415),
+        responses=schemas.describe_errors(400, 413, 415, 429),
         openapi_extra=schemas.describe_body(schemas_jobs.BatchRequest),
     )
     async def create_batch(

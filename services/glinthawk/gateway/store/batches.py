@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, func, insert, select, update
 
-from glinthawk.errors import InvalidRequest, InvariantBroken, NotFound
+from glinthawk.errors import CapacityExceeded, InvalidRequest, InvariantBroken, NotFound
 from glinthawk.gateway.store.database import Database
 from glinthawk.gateway.store.paging import fetch_page
 from glinthawk.gateway.store.records import BatchError, BatchRecord, BatchStatus, RequestCounts
@@ -18,6 +18,7 @@ _CHANGEABLE = {field.name for field in dataclasses.fields(BatchRecord)} - {"id",
     "total"
 }
 
+_OPEN = [status.value for status in BatchStatus if not status.is_final]
 _ASKED = ("endpoint", "input_file_id", "completion_window", "priority", "metadata")
 """What a batch was asked to be, by its maker."""
 
@@ -28,7 +29,9 @@ class BatchTable:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def create(self, batch: BatchRecord, idempotency_key: str | None) -> BatchRecord:
+    def create(
+        self, batch: BatchRecord, idempotency_key: str | None, max_open: int | None
+    ) -> BatchRecord:
         """See `Store.create_batch`."""
         values = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
         counts = dataclasses.asdict(values.pop("counts"))
@@ -37,6 +40,8 @@ class BatchTable:
             former = _find_by_key(connection, batch, idempotency_key)
             if former is not None:
                 return former
+            if max_open is not None:
+                _check_room(connection, batch.owner, max_open)
             file_id = batch.input_file_id
             if connection.scalar(select(FILES.c.id).where(FILES.c.id == file_id)) is None:
                 raise NotFound(f"there is no file {file_id!r} to be the input of a batch")
@@ -100,6 +105,21 @@ def find_batch(connection: Connection, batch_id: str) -> Row[Any]:
     if row is None:
         raise NotFound(f"there is no batch {batch_id!r}")
     return row
+
+
+def _check_room(connection: Connection, owner: str | None, max_open: int) -> None:
+    """Refuse one more batch to who has as many open as may be."""
+    num_open = connection.scalar(
+        select(func.count())
+        .select_from(BATCHES)
+        .where(BATCHES.c.owner == owner, BATCHES.c.status.in_(_OPEN))
+    )
+    if (num_open or 0) >= max_open:
+        whose = "all callers" if owner is None else f"key {owner!r}"
+        raise CapacityExceeded(
+            f"{num_open} batches of {whose} are not over, and {max_open} may be (max_key_batches "
+            "of the gateway); wait until one is over, or cancel one"
+        )
 
 
 def _find_by_key(

@@ -127,10 +127,14 @@ class SqlStore(Store):
         self._files.delete(file_id)
 
     def create_batch(
-        self, batch: BatchRecord, *, idempotency_key: str | None = None
+        self,
+        batch: BatchRecord,
+        *,
+        idempotency_key: str | None = None,
+        max_open: int | None = None,
     ) -> BatchRecord:
         """See `Store`."""
-        return self._batches.create(batch, idempotency_key)
+        return self._batches.create(batch, idempotency_key, max_open)
 
     def get_batch(self, batch_id: str) -> BatchRecord:
         """See `Store`."""

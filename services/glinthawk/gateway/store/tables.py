@@ -75,6 +75,7 @@ BATCHES = Table(
     Index("batches_by_id", "id", unique=True),
     Index("batches_by_creation", "created_at", "sequence"),
     Index("batches_by_input", "input_file_id"),
+    Index("batches_by_owner", "owner", "status"),
     sqlite_autoincrement=True,
 )
 
