@@ -104,4 +104,6 @@ def _describe_database(cause: BaseException | None) -> GlinthawkError:
 
 def _build_unavailable(way_out: str, cause: object) -> StoreUnavailable:
     what = way_out.format(user=os.geteuid())
-    return StoreUnavailable(f"the store {what} (nothing was changed: {cause})")
+    return StoreUnavailable(
+        f"the store {what} (nothing was changed: {cause})", is_full=way_out is _FULL
+    )
