@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-from glinthawk.errors import InvalidRequest, InvariantBroken, NotFound
+from glinthawk.errors import CapacityExceeded, InvalidRequest, InvariantBroken, NotFound
 from glinthawk.gateway.store.interface import Store
 from glinthawk.gateway.store.records import (
     BatchRecord,
@@ -23,6 +23,7 @@ from glinthawk.gateway.store.records import (
     WorkerSize,
 )
 
+ASKED = ("endpoint", "input_file_id", "completion_window", "priority", "metadata")
 Listed = TypeVar("Listed", FileRecord, BatchRecord)
 
 
@@ -35,6 +36,7 @@ class ModelStore(Store):
         self.files: dict[str, FileRecord] = {}
         self.contents: dict[str, bytes] = {}
         self.batches: dict[str, BatchRecord] = {}
+        self.batch_keys: dict[tuple[str | None, str | None], str] = {}
         self.lines: dict[str, dict[int, LineRecord]] = {}
         self.results: dict[str, dict[int, LineResult]] = {}
         self.drains: dict[str, DrainRecord] = {}
@@ -86,9 +88,30 @@ class ModelStore(Store):
             raise InvalidRequest("in use")
         del self.files[file_id]
 
-    def create_batch(self, batch: BatchRecord) -> BatchRecord:
+    def create_batch(
+        self,
+        batch: BatchRecord,
+        *,
+        idempotency_key: str | None = None,
+        max_open: int | None = None,
+    ) -> BatchRecord:
+        former = self.batch_keys.get((batch.owner, idempotency_key))
+        if former is not None:
+            kept = self.batches[former]
+            same = dataclasses.replace(
+                batch,
+                **{name: getattr(kept, name) for name in vars(kept) if name not in ASKED},
+            )
+            if same != kept:
+                raise InvalidRequest("another batch")
+            return kept
+        mine = [one for one in self.batches.values() if one.owner == batch.owner]
+        if max_open is not None and sum(not one.status.is_final for one in mine) >= max_open:
+            raise CapacityExceeded("too many")
         self.get_file(batch.input_file_id)
         created = dataclasses.replace(batch, id=f"batch_{next(self._numbers):032x}")
+        if idempotency_key is not None:
+            self.batch_keys[batch.owner, idempotency_key] = created.id
         self.batches[created.id] = created
         self.lines[created.id] = {}
         self.results[created.id] = {}

@@ -59,7 +59,16 @@ class PeerUnavailable(GlinthawkError):
 
 
 class StoreUnavailable(GlinthawkError):
-    """Files, jobs and results cannot be read or kept now; nothing was changed."""
+    """Files, jobs and results cannot be read or kept now; nothing was changed.
+
+    Args:
+        message: why, and what to do.
+        is_full: whether the volume has no room.
+    """
+
+    def __init__(self, message: str, *, is_full: bool = False) -> None:
+        super().__init__(message)
+        self.is_full = is_full
 
 
 class StateLost(GlinthawkError):

@@ -30,7 +30,7 @@ SAME: list[tuple[type[BaseModel], type[BaseModel], tuple[str, ...]]] = [
         GatewayConfig,
         (
             *("lanes", "max_lane_rows", "min_lane_rows", "prefill_tokens", "seed"),
-            *("max_key_requests", "max_key_tokens"),
+            *("max_key_requests", "max_key_tokens", "max_key_batches"),
         ),
     ),
     (GlinthawkDeploymentSpec, GatewayConfig, ("transport", "log_level")),

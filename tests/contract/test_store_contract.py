@@ -7,7 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from glinthawk.errors import GlinthawkError, InvalidRequest, InvariantBroken, NotFound
+from glinthawk.errors import (
+    CapacityExceeded,
+    GlinthawkError,
+    InvalidRequest,
+    InvariantBroken,
+    NotFound,
+)
 from glinthawk.gateway.store.interface import Store
 from glinthawk.gateway.store.records import (
     BatchError,
@@ -341,6 +347,64 @@ def test_the_latest_drain_of_a_worker_is_kept_until_it_is_deleted(store: Store) 
     store.delete_drain("w1")
     store.delete_drain("w1")
     assert list(store.list_drains()) == [other]
+
+
+# --- batches made twice
+
+
+def test_a_batch_that_is_made_again_with_its_key_is_the_same(store: Store) -> None:
+    file = add_file(store)
+    fields = {"owner": "ann", "metadata": {"a": "b"}, "priority": 3}
+    batch = BatchRecord(
+        id="",
+        endpoint="/v1/completions",
+        input_file_id=file.id,
+        completion_window="24h",
+        status=BatchStatus.VALIDATING,
+        created_at=START,
+        expires_at=START + 86_400,
+        **fields,
+    )
+    made = store.create_batch(batch, idempotency_key="one")
+    later = dataclasses.replace(batch, created_at=START + 9, expires_at=START + 99_999)
+    assert store.create_batch(later, idempotency_key="one") == made
+    store.update_batch(made.id, only_from=ACTIVE, status=BatchStatus.IN_PROGRESS, total=3)
+    assert store.create_batch(later, idempotency_key="one") == store.get_batch(made.id)
+    assert len(store.list_batches(limit=9)) == 1
+    with pytest.raises(InvalidRequest):
+        store.create_batch(dataclasses.replace(batch, priority=4), idempotency_key="one")
+    others = [
+        store.create_batch(batch, idempotency_key="two"),
+        store.create_batch(dataclasses.replace(batch, owner="bob"), idempotency_key="one"),
+        store.create_batch(dataclasses.replace(batch, owner=None), idempotency_key="one"),
+        store.create_batch(batch),
+        store.create_batch(batch),
+    ]
+    assert len({made.id, *(other.id for other in others)}) == 6
+
+
+@pytest.mark.parametrize("owner", ["ann", None])
+def test_an_owner_has_so_many_batches_open_and_no_more(store: Store, owner: str | None) -> None:
+    file = add_file(store)
+    fields = {"completion_window": "24h", "created_at": START, "expires_at": START + 86_400}
+    batch = BatchRecord(
+        id="",
+        endpoint="/v1/completions",
+        input_file_id=file.id,
+        status=BatchStatus.VALIDATING,
+        owner=owner,
+        **fields,
+    )
+    first = store.create_batch(batch, max_open=2, idempotency_key="one")
+    store.create_batch(batch, max_open=2)
+    with pytest.raises(CapacityExceeded):
+        store.create_batch(batch, max_open=2)
+    assert store.create_batch(batch, max_open=2, idempotency_key="one") == first
+    store.create_batch(dataclasses.replace(batch, owner="bob"), max_open=2)
+    store.update_batch(first.id, only_from=ACTIVE, status=BatchStatus.FAILED)
+    store.create_batch(batch, max_open=2)
+    with pytest.raises(CapacityExceeded):
+        store.create_batch(batch, max_open=2)
 
 
 # --- sizes of workers

@@ -212,6 +212,9 @@ class GatewaySpec(PodFields):
     max_key_tokens: int = Field(
         default=1 << 20, ge=1, description="Prompt and output tokens of one key that are open."
     )
+    max_key_batches: int = Field(
+        default=1000, ge=1, description="Batches of one key that are not over."
+    )
 
 
 class MetricsSpec(Part):

@@ -117,6 +117,7 @@ def _gateway(context: Context) -> dict[str, Any]:
         "max_line_bytes": parse_bytes(gateway.max_line_bytes),
         "max_key_requests": gateway.max_key_requests,
         "max_key_tokens": gateway.max_key_tokens,
+        "max_key_batches": gateway.max_key_batches,
     }
 
 

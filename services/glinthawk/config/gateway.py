@@ -93,12 +93,17 @@ class GatewayConfig(Config):
         default=16 << 20, description="Largest body of a request that is no upload."
     )
     max_file_bytes: Size = Field(default=8 << 30, description="Largest file that is kept.")
-    max_line_bytes: Size = Field(default=16 << 20, description="Longest line of a batch file.")
+    max_line_bytes: Size = Field(
+        default=16 << 20, le=256 << 20, description="Longest line of a batch file."
+    )
     max_key_requests: int = Field(
         default=256, ge=1, description="Requests of one key that are open at a time."
     )
     max_key_tokens: int = Field(
         default=1 << 20, ge=1, description="Prompt and output tokens of one key that are open."
+    )
+    max_key_batches: int = Field(
+        default=1000, ge=1, description="Batches of one key that are not over."
     )
     metrics_port: MetricsPort = 0
     log_level: LeastLevel = "info"

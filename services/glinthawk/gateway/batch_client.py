@@ -93,7 +93,8 @@ class BatchClient:
         return str(self._call(send)["id"])
 
     def create_batch(self, body: dict[str, Any], mark: str) -> dict[str, Any]:
-        """Return a new batch, or the one with this mark if an attempt that broke has made it.
+        """Return a new batch, or the one with this mark if an attempt that broke has made it,
+        also if that is still under way: the mark is its idempotency key.
 
         Raises:
             GlinthawkError: see `get_batch`.
@@ -105,7 +106,11 @@ class BatchClient:
             if not is_first and (found := self._find(mark)) is not None:
                 return httpx.Response(HTTPStatus.OK, json=found)
             is_first = False
-            return self._client.post("/v1/batches", json=body | {"metadata": {MARK: mark}})
+            return self._client.post(
+                "/v1/batches",
+                json=body | {"metadata": {MARK: mark}},
+                headers={"idempotency-key": mark},
+            )
 
         return self._call(send)
 

@@ -36,6 +36,7 @@ from glinthawk.gateway.jobs.services import JobServices, JobSettings
 from glinthawk.gateway.keys import KeyRing
 from glinthawk.gateway.launcher import Launcher
 from glinthawk.gateway.requests import ModelContext
+from glinthawk.gateway.store.ballast import BALLAST_BYTES
 from glinthawk.gateway.store.interface import Store
 from glinthawk.gateway.store.sql import open_store
 from glinthawk.gateway.tier_settings import build_tiers_settings, check_sizes, longest_sequence
@@ -119,7 +120,7 @@ class _Gateway:
         check_sizes(config, self._model)
         self._registry = CollectorRegistry()
         self._metrics = ServiceMetrics(self._registry)
-        self._store: Store = open_store(config.data_dir)
+        self._store: Store = open_store(config.data_dir, ballast_bytes=BALLAST_BYTES)
         stack.callback(lambda: self._store.close(ending.left(STORE_END_S)))
         tokenizer = load_tokenizer(files)
         context = ModelContext(

@@ -16,11 +16,11 @@ from grpc_reflection.v1alpha import reflection
 from glinthawk.errors import GlinthawkError, InvalidConfig, InvariantBroken, Unauthenticated
 from glinthawk.telemetry.logging import get_logger
 from glinthawk.wire.failures import ERROR_METADATA, status_of
+from glinthawk.wire.open_services import OpenServices
 
 SECRET_METADATA = "glinthawk-secret"
 """Key of the request metadata that carries the cluster secret."""
 
-_OPEN_TO_ALL = ("/grpc.health.v1.", "/grpc.reflection.")
 _MAX_DETAILS = 2000
 _END_S = 1.0
 """How long calls that were cut off are waited for."""
@@ -67,7 +67,8 @@ class GrpcServer:
         credentials: grpc.ServerCredentials | None = None,
         max_workers: int = 256,
     ) -> None:
-        self._boundary = BoundaryInterceptor(secret)
+        self._open_services = OpenServices()
+        self._boundary = BoundaryInterceptor(secret, self._open_services)
         self._executor = ThreadPoolExecutor(max_workers, thread_name_prefix="grpc")
         self._server = grpc.server(
             self._executor,
@@ -117,6 +118,7 @@ class GrpcServer:
         self._health.enter_graceful_shutdown()
         self._server.stop(grace_s).wait(grace_s + _END_S)
         self._executor.shutdown(wait=False)
+        self._open_services.stop()
 
     def _bind(self, host: str, port: int, credentials: grpc.ServerCredentials | None) -> int:
         address = join_address(host, port)
@@ -137,9 +139,10 @@ class GrpcServer:
 class BoundaryInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]
     """Checks the cluster secret and turns errors into status codes, for every call."""
 
-    def __init__(self, secret: str | None) -> None:
+    def __init__(self, secret: str | None, open_services: OpenServices) -> None:
+        self._open_services = open_services
         self._secret = None if secret is None else secret.encode()
-        self._open: tuple[str, ...] = _OPEN_TO_ALL
+        self._open: tuple[str, ...] = ()
 
     def leave_open(self, service: str) -> None:
         """Ask for no secret in calls of a service."""
@@ -153,6 +156,9 @@ class BoundaryInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]
         if handler is None:
             return None
         method: str = handler_call_details.method
+        apart = self._open_services.serve(method, handler)
+        if apart is not None:
+            return apart
         refused = not self._admits(method, handler_call_details.invocation_metadata or ())
         if handler.response_streaming:
             inner = handler.stream_stream if handler.request_streaming else handler.unary_stream

@@ -1,18 +1,22 @@
 """The client of a gateway's files and batches, over real sockets."""
 
 import json
+import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from glinthawk.errors import InvalidRequest, NotFound, PeerUnavailable, Unauthenticated
+from glinthawk.gateway import batch_client
 from glinthawk.gateway.batch_client import MARK, BatchClient
-from unit.gateway.http.serving import Served, serve
+from unit.gateway.http.serving import Served, serve, wait_until
 
 Answer = tuple[int, dict[str, str], bytes]
 
@@ -177,6 +181,52 @@ def test_a_file_that_breaks_off_is_not_taken_for_whole() -> None:
 def served(tmp_path: Path) -> Iterator[Served]:
     with serve(tmp_path / "data", keys={"key": "me"}) as served:
         yield served
+
+
+def test_a_creation_that_the_client_gave_up_and_the_gateway_did_not_makes_one_batch(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store is locked: the call waits there for longer than the client has patience."""
+    monkeypatch.setattr(batch_client, "_TIMEOUT", httpx.Timeout(1.0))
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(b'{"custom_id": "a"}\n')
+    other = sqlite3.connect(
+        tmp_path / "data" / "glinthawk.db", isolation_level=None, check_same_thread=False
+    )
+
+    def sleep(seconds: float) -> None:
+        if unlock.ident is None:
+            unlock.start()
+        time.sleep(seconds)
+
+    unlock = threading.Timer(2.0, other.execute, ("ROLLBACK",))
+    with BatchClient(served.url, api_key="key", patience_s=60.0, sleep=sleep) as client:
+        fields = {
+            "endpoint": "/v1/completions",
+            "completion_window": "24h",
+            "input_file_id": client.upload(path),
+        }
+        other.execute("BEGIN IMMEDIATE")
+        made = client.create_batch(fields, "mark")
+        unlock.join()
+        other.close()
+        assert client.create_batch(fields, "mark") == made
+    wait_until(lambda: served.store.list_batches(limit=9) != [], "a batch")
+    time.sleep(1.0)
+    assert [batch.id for batch in served.store.list_batches(limit=9)] == [made["id"]]
+    answer = served.http.post(
+        "/v1/batches",
+        json=fields | {"priority": 5},
+        headers={"authorization": "Bearer key", "idempotency-key": "mark"},
+    )
+    assert answer.status_code == 400
+    assert made["id"] in answer.json()["error"]["message"]
+    answer = served.http.post(
+        "/v1/batches",
+        json=fields,
+        headers={"authorization": "Bearer key", "idempotency-key": "k" * 256},
+    )
+    assert answer.status_code == 400
 
 
 def test_files_and_batches_of_a_gateway(served: Served, tmp_path: Path) -> None:

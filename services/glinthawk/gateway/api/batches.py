@@ -99,11 +99,14 @@ def build_batch(batch: BatchRecord) -> dict[str, Any]:
     }
 
 
-def keep_batch(services: ApiServices, batch: BatchRecord) -> BatchRecord:
-    """Keep a new batch, and have it begun.
+def keep_batch(
+    services: ApiServices, batch: BatchRecord, idempotency_key: str | None = None
+) -> BatchRecord:
+    """Keep a new batch, and have it begun; with a key that was used, find the one it made.
 
     Raises:
         InvalidRequest: there is no such input file, or it is for something else.
+        CapacityExceeded: the caller has too many that are not over.
     """
     store = services.store
     try:
@@ -114,7 +117,9 @@ def keep_batch(services: ApiServices, batch: BatchRecord) -> BatchRecord:
                 "must be uploaded with the purpose 'batch'",
                 param="input_file_id",
             )
-        created = store.create_batch(batch)
+        created = store.create_batch(
+            batch, idempotency_key=idempotency_key, max_open=services.limits.max_key_batches
+        )
     except NotFound as error:
         raise InvalidRequest(
             f"there is no file {shown(batch.input_file_id)}; upload it to /v1/files first",

@@ -36,12 +36,14 @@ class KeyChecker(Protocol):
 
 @dataclass(frozen=True)
 class ApiLimits:
-    """Bounds of what callers may send and have open. Tokens: of prompts and outputs together."""
+    """Bounds of what callers may send and have open. Tokens: of prompts and outputs together.
+    Batches: that are not final."""
 
     max_body_bytes: int
     max_file_bytes: int
     max_key_requests: int
     max_key_tokens: int
+    max_key_batches: int = 1000
 
     @staticmethod
     def of(config: GatewayConfig) -> "ApiLimits":
@@ -51,6 +53,7 @@ class ApiLimits:
             max_file_bytes=config.max_file_bytes,
             max_key_requests=config.max_key_requests,
             max_key_tokens=config.max_key_tokens,
+            max_key_batches=config.max_key_batches,
         )
 
 

@@ -3,7 +3,7 @@
 from http import HTTPStatus
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi import APIRouter, Depends, Header, Path, Query, Request
 
 from glinthawk.gateway.api.batches import (
     NotCancellable,
@@ -21,9 +21,18 @@ from glinthawk.gateway.http.reading import read_object
 from glinthawk.gateway.http.store_calls import StoreCalls
 
 _PAGE = 100
+_MAX_IDEMPOTENCY_KEY = 255
 
 _BatchId = Annotated[str, Path(description="Of the batch.")]
 _After = Annotated[str | None, Query(description="The id that the last page ended with.")]
+_IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        min_length=1,
+        max_length=_MAX_IDEMPOTENCY_KEY,
+        description="Made again with the same key, the call returns the batch that it made first.",
+    ),
+]
 _Limit = Annotated[int, Query(ge=1, le=_PAGE, description="Most batches of the page.")]
 
 
@@ -37,16 +46,19 @@ def build_batch_routes(services: ApiServices, guard: Guard, calls: StoreCalls) -
         "/v1/batches",
         summary="Create a batch",
         response_model=schemas_jobs.Batch,
-        responses=schemas.describe_errors(400, 413, 415),
+        responses=schemas.describe_errors(400, 413, 415, 429),
         openapi_extra=schemas.describe_body(schemas_jobs.BatchRequest),
     )
-    async def create_batch(request: Request, caller: known_caller) -> JsonAnswer:
+    async def create_batch(
+        request: Request, caller: known_caller, idempotency_key: _IdempotencyKey = None
+    ) -> JsonAnswer:
         """Have the requests of a file answered. They are validated and run after the answer."""
         body = await read_object(request, services.limits.max_body_bytes)
         batch = parse_batch(
             body, batch_id=f"batch_{services.new_id()}", owner=caller.name, now=services.now()
         )
-        return JsonAnswer(build_batch(await calls.write(keep_batch, services, batch)))
+        created = await calls.write(keep_batch, services, batch, idempotency_key)
+        return JsonAnswer(build_batch(created))
 
     @router.get(
         "/v1/batches",

@@ -85,6 +85,7 @@ class Feeder:
         self._shares = FairShares()
         self._lengths = LearnedLengths()
         self._pending = _Pending()
+        self._resting: set[str] = set()
         self._num_open = 0
         self._held_until_s: float | None = None
 
@@ -92,10 +93,12 @@ class Feeder:
         """Work on a job from now on."""
         self.jobs[job.batch.id] = job
         self._shares.join(job.batch.id, weigh(job.batch.priority))
+        self._shares.set_backlogged(job.batch.id, True)
 
     def remove(self, job: Job) -> None:
         """Forget a job; nothing of it is open or pending."""
         del self.jobs[job.batch.id]
+        self._resting.discard(job.batch.id)
         self._shares.leave(job.batch.id)
         self._lengths.leave(job.batch.id)
 
@@ -163,15 +166,37 @@ class Feeder:
         Raises:
             StoreUnavailable: lines cannot be fetched now.
         """
+        self._wake()
         for _ in range(FEED_LINES):
             if self._num_open >= self._settings.read_ahead or self._is_held:
                 return False
-            ready = {batch_id for batch_id, job in self.jobs.items() if self._has_line(job)}
-            chosen = self._shares.choose(ready)
-            if chosen is None:
+            job = self._choose()
+            if job is None:
                 return False
-            self._begin(self.jobs[chosen])
+            self._begin(job)
         return True
+
+    def _wake(self) -> None:
+        """Take jobs back among those that have lines whose time to rest is over."""
+        for batch_id in [one for one in self._resting if not self._is_resting(self.jobs[one])]:
+            self._resting.discard(batch_id)
+            self._shares.set_backlogged(batch_id, True)
+
+    def _choose(self) -> Job | None:
+        """Return the job whose line goes next, None if there is none. Jobs without one are left
+        out until they have one, so this takes no longer for many jobs than for few."""
+        while (batch_id := self._shares.choose()) is not None:
+            job = self.jobs[batch_id]
+            if self._has_line(job):
+                return job
+            self._shares.set_backlogged(batch_id, False)
+            if self._is_resting(job):
+                self._resting.add(batch_id)
+        return None
+
+    def _is_resting(self, job: Job) -> bool:
+        """Whether a job's input could not be read, a moment ago."""
+        return job.retry_at_s is not None and self._clock() < job.retry_at_s
 
     def _is_commit_due(self, pending: _Pending) -> bool:
         """Whether there are enough answers, or they have waited long enough, or the engine has
@@ -185,7 +210,7 @@ class Feeder:
 
     def _has_line(self, job: Job) -> bool:
         """Say whether a job has a line to begin; fetch more if none is here."""
-        if job.retry_at_s is not None and self._clock() < job.retry_at_s:
+        if self._is_resting(job):
             return False
         if not job.waiting and not job.is_fetched:
             lines = self._patience.read(
@@ -254,6 +279,7 @@ class Feeder:
             log.warning("generation_unavailable", error=str(error))
         self._held_until_s = self._clock() + BEGIN_AGAIN_S
         job.waiting.appendleft(opened.line)
+        self._shares.set_backlogged(job.batch.id, True)
         self._lengths.forget(job.batch.id, opened.line.line_number)
         self._num_open -= opened.num_sequences
         self._shares.charge(job.batch.id, -opened.num_tokens)

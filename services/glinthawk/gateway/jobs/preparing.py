@@ -18,6 +18,8 @@ FIRST_PAUSE_S = 0.1
 """How often the validating process may end early before the batch fails, and the pause after the
 first time; each one is twice as long as the last."""
 
+_GOES_ON = (BatchStatus.IN_PROGRESS, BatchStatus.CANCELLING)
+
 _CODE_MISSING = "input_file_missing"
 _CODE_FAILED = "validation_failed"
 
@@ -55,6 +57,9 @@ class Preparing:
         batch = insist(partial(self._store.get_batch, self._batch_id))
         if _needs_validation(batch):
             batch = self._validate(batch)
+        if batch.errors and batch.status in _GOES_ON:
+            # Of attempts that failed; this one has not.
+            batch = self._update(batch, batch.status, errors=())
         if batch.status is BatchStatus.FAILED:
             insist(partial(self._store.drop_lines, batch.id))
         if batch.status is not BatchStatus.IN_PROGRESS:

@@ -3,7 +3,7 @@
 import hashlib
 from http import HTTPStatus
 
-from glinthawk.errors import GlinthawkError
+from glinthawk.errors import GlinthawkError, InvalidRequest
 from glinthawk.gateway.bodies import (
     build_body,
     build_error_line,
@@ -25,6 +25,10 @@ _WHY_UNANSWERED = {
         "This request was not executed before the batch was cancelled.",
     ),
 }
+
+
+MAX_ANSWER_BYTES = 256 << 20
+"""Longest output line that is kept; the store ends at four times as much."""
 
 
 def digest_batch(batch_id: str) -> str:
@@ -49,6 +53,15 @@ def build_answer(
         completion.request, completion.choices, tokenizer, body_id=ids.body, created=created
     )
     content = build_output_line(ids, line.custom_id, HTTPStatus.OK, body)
+    if len(content) > MAX_ANSWER_BYTES:
+        return build_failure(
+            digest,
+            line,
+            InvalidRequest(
+                f"the answer has {len(content)} bytes; {MAX_ANSWER_BYTES} are kept at most. Lower "
+                "n, max_tokens or the number of logprobs"
+            ),
+        )
     return LineResult(line.line_number, False, content)
 
 

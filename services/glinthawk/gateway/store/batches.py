@@ -6,17 +6,21 @@ from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, func, insert, select, update
 
-from glinthawk.errors import InvariantBroken, NotFound
+from glinthawk.errors import CapacityExceeded, InvalidRequest, InvariantBroken, NotFound
 from glinthawk.gateway.store.database import Database
 from glinthawk.gateway.store.paging import fetch_page
 from glinthawk.gateway.store.records import BatchError, BatchRecord, BatchStatus, RequestCounts
-from glinthawk.gateway.store.tables import BATCHES, FILES
+from glinthawk.gateway.store.tables import BATCH_KEYS, BATCHES, FILES
 
 _CHANGEABLE = {field.name for field in dataclasses.fields(BatchRecord)} - {"id", "counts"} | {
     "total"
 }
+
+_OPEN = [status.value for status in BatchStatus if not status.is_final]
+_ASKED = ("endpoint", "input_file_id", "completion_window", "priority", "metadata")
+"""What a batch was asked to be, by its maker."""
 
 
 class BatchTable:
@@ -25,17 +29,33 @@ class BatchTable:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def create(self, batch: BatchRecord) -> BatchRecord:
+    def create(
+        self, batch: BatchRecord, idempotency_key: str | None, max_open: int | None
+    ) -> BatchRecord:
         """See `Store.create_batch`."""
         values = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
         counts = dataclasses.asdict(values.pop("counts"))
         values["id"] = f"batch_{uuid.uuid4().hex}"
         with self._database.write() as connection:
+            former = _find_by_key(connection, batch, idempotency_key)
+            if former is not None:
+                return former
+            if max_open is not None:
+                _check_room(connection, batch.owner, max_open)
             file_id = batch.input_file_id
             if connection.scalar(select(FILES.c.id).where(FILES.c.id == file_id)) is None:
                 raise NotFound(f"there is no file {file_id!r} to be the input of a batch")
             connection.execute(insert(BATCHES).values(**_encode(values), **counts))
-            return _build_record(find_batch(connection, values["id"]))
+            row = find_batch(connection, values["id"])
+            if idempotency_key is not None:
+                connection.execute(
+                    insert(BATCH_KEYS).values(
+                        owner=batch.owner or "",
+                        idempotency_key=idempotency_key,
+                        batch=row.sequence,
+                    )
+                )
+            return _build_record(row)
 
     def get(self, batch_id: str) -> BatchRecord:
         """See `Store.get_batch`."""
@@ -85,6 +105,47 @@ def find_batch(connection: Connection, batch_id: str) -> Row[Any]:
     if row is None:
         raise NotFound(f"there is no batch {batch_id!r}")
     return row
+
+
+def _check_room(connection: Connection, owner: str | None, max_open: int) -> None:
+    """Refuse one more batch to who has as many open as may be."""
+    num_open = connection.scalar(
+        select(func.count())
+        .select_from(BATCHES)
+        .where(BATCHES.c.owner == owner, BATCHES.c.status.in_(_OPEN))
+    )
+    if (num_open or 0) >= max_open:
+        whose = "all callers" if owner is None else f"key {owner!r}"
+        raise CapacityExceeded(
+            f"{num_open} batches of {whose} are not over, and {max_open} may be (max_key_batches "
+            "of the gateway); wait until one is over, or cancel one"
+        )
+
+
+def _find_by_key(
+    connection: Connection, batch: BatchRecord, idempotency_key: str | None
+) -> BatchRecord | None:
+    """Return the batch that was made with a key before; None if there is none."""
+    if idempotency_key is None:
+        return None
+    row = connection.execute(
+        select(BATCHES)
+        .join(BATCH_KEYS, BATCH_KEYS.c.batch == BATCHES.c.sequence)
+        .where(
+            BATCH_KEYS.c.owner == (batch.owner or ""),
+            BATCH_KEYS.c.idempotency_key == idempotency_key,
+        )
+    ).one_or_none()
+    if row is None:
+        return None
+    former = _build_record(row)
+    differing = [name for name in _ASKED if getattr(former, name) != getattr(batch, name)]
+    if differing:
+        raise InvalidRequest(
+            f"batch {former.id!r} was made with this idempotency key, and differs in "
+            f"{', '.join(differing)}; take another key for another batch"
+        )
+    return former
 
 
 def _encode(values: Mapping[str, Any]) -> dict[str, Any]:

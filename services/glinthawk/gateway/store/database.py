@@ -6,7 +6,7 @@ way for want of it. It knows no table.
 """
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -51,14 +51,17 @@ class Database:
         )
 
     @contextmanager
-    def write(self) -> Iterator[Connection]:
+    def write(self, before: Callable[[], None] | None = None) -> Iterator[Connection]:
         """Enter a transaction that may write; it is on disk once this is left without an error.
+        before: called when this write has its turn, and no other.
 
         Raises:
             StoreUnavailable: nothing was changed; also if too many write, or one for too long.
         """
         with translate_database_failures(), self._turn_to_write:
             try:
+                if before is not None:
+                    before()
                 with self._check_open(self._writer).begin() as connection:
                     yield connection
             except (DBAPIError, sqlite3.Error):

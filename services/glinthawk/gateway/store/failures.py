@@ -16,7 +16,12 @@ from pathlib import Path
 
 from sqlalchemy.exc import DBAPIError
 
-from glinthawk.errors import GlinthawkError, InvariantBroken, StoreUnavailable
+from glinthawk.errors import (
+    GlinthawkError,
+    InvalidRequest,
+    InvariantBroken,
+    StoreUnavailable,
+)
 
 _FULL = "is full; free space on its volume, and work goes on"
 _LOCKED = (
@@ -41,6 +46,10 @@ _WAY_OUT_OF_SQLITE = {
     sqlite3.SQLITE_CORRUPT: _DAMAGED,
     sqlite3.SQLITE_NOTADB: _DAMAGED,
 }
+_TOO_LARGE = (
+    "a value is larger than what the store holds, a billion bytes (nothing was changed: {cause}); "
+    "make it smaller"
+)
 _PRIMARY_CODE = 0xFF
 """SQLite's extended codes carry the primary one in their low byte."""
 
@@ -85,6 +94,8 @@ def at_folder(data_dir: Path) -> Iterator[None]:
 
 def _describe_database(cause: BaseException | None) -> GlinthawkError:
     code = getattr(cause, "sqlite_errorcode", None)
+    if code == sqlite3.SQLITE_TOOBIG:
+        return InvalidRequest(_TOO_LARGE.format(cause=cause))
     way_out = None if code is None else _WAY_OUT_OF_SQLITE.get(code & _PRIMARY_CODE)
     if way_out is None:
         return InvariantBroken(f"the store was used wrongly: {cause!r}")
@@ -93,4 +104,6 @@ def _describe_database(cause: BaseException | None) -> GlinthawkError:
 
 def _build_unavailable(way_out: str, cause: object) -> StoreUnavailable:
     what = way_out.format(user=os.geteuid())
-    return StoreUnavailable(f"the store {what} (nothing was changed: {cause})")
+    return StoreUnavailable(
+        f"the store {what} (nothing was changed: {cause})", is_full=way_out is _FULL
+    )

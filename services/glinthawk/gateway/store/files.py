@@ -10,7 +10,8 @@ from typing import Any, BinaryIO
 
 from sqlalchemy import Connection, Row, delete, insert, select
 
-from glinthawk.errors import InvalidRequest, NotFound
+from glinthawk.errors import InvalidRequest, NotFound, StoreUnavailable
+from glinthawk.gateway.store.ballast import Ballast
 from glinthawk.gateway.store.blobs import BlobFolder
 from glinthawk.gateway.store.database import Database
 from glinthawk.gateway.store.paging import fetch_page
@@ -21,11 +22,15 @@ _NOT_FINAL = [status.value for status in BatchStatus if not status.is_final]
 
 
 class FileTable:
-    """The methods of `Store` about files. clock: seconds since 1970."""
+    """The methods of `Store` about files. ballast: gives way to deletions on a full disk. clock:
+    seconds since 1970."""
 
-    def __init__(self, database: Database, blobs: BlobFolder, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, database: Database, blobs: BlobFolder, ballast: Ballast, clock: Callable[[], float]
+    ) -> None:
         self._database = database
         self._blobs = blobs
+        self._ballast = ballast
         self._clock = clock
 
     def add(
@@ -80,7 +85,18 @@ class FileTable:
 
     def delete(self, file_id: str) -> None:
         """See `Store.delete_file`."""
-        with self._database.write() as connection:
+        try:
+            self._delete_row(file_id)
+        except StoreUnavailable as error:
+            if not self._ballast.helps(error):
+                raise
+            # It gives way in the turn of this write, so that no other takes its room.
+            self._delete_row(file_id, before=self._ballast.give_way)
+        self._blobs.remove(file_id)
+        self._ballast.restore()
+
+    def _delete_row(self, file_id: str, before: Callable[[], None] | None = None) -> None:
+        with self._database.write(before) as connection:
             _fetch(connection, file_id)
             reader = connection.scalars(
                 select(BATCHES.c.id)
@@ -94,7 +110,6 @@ class FileTable:
                     param="file_id",
                 )
             connection.execute(delete(FILES).where(FILES.c.id == file_id))
-        self._blobs.remove(file_id)
 
 
 def _fetch(connection: Connection, file_id: str) -> FileRecord:

@@ -81,10 +81,18 @@ class Store(ABC):
     # --- batches
 
     @abstractmethod
-    def create_batch(self, batch: BatchRecord) -> BatchRecord:
+    def create_batch(
+        self,
+        batch: BatchRecord,
+        *,
+        idempotency_key: str | None = None,
+        max_open: int | None = None,
+    ) -> BatchRecord:
         """Keep a new batch and return it with its id, which is made here whatever it was given.
+        If its owner has made one with that key before, that is returned, and nothing is kept.
 
-        Raises NotFound if its input file is not there.
+        Raises NotFound if its input file is not there, InvalidRequest if the batch of the key
+        asks for something else, CapacityExceeded if its owner has `max_open` that are not final.
         """
 
     @abstractmethod

@@ -3,6 +3,7 @@
     DATA_DIR/glinthawk.db     the database, in WAL mode: glinthawk.db-wal and -shm belong to it
     DATA_DIR/files/           contents of files, one each, named by id; written once
     DATA_DIR/lock             held by the gateway that works on the folder
+    DATA_DIR/ballast          room for deletions on a full disk
 
 The folder must be on a local file system: WAL mode needs memory shared between all processes
 that have the database open. What is committed survives a killed process and a power cut; it
@@ -33,6 +34,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from glinthawk.errors import StoreUnavailable
+from glinthawk.gateway.store.ballast import Ballast
 from glinthawk.gateway.store.batches import BatchTable
 from glinthawk.gateway.store.blobs import BlobFolder
 from glinthawk.gateway.store.database import Database
@@ -64,8 +67,8 @@ BUSY_TIMEOUT_S = 5.0
 class SqlStore(Store):
     """See the module. Made by `open_store`; `Store` says what the methods do.
 
-    lock: released on close; None if another process may be the one that works on the folder.
-    clock: seconds since 1970.
+    ballast: gives way to deletions. lock: released on close; None if another process may be the
+    one that works on the folder. clock: seconds since 1970.
     """
 
     def __init__(
@@ -73,13 +76,14 @@ class SqlStore(Store):
         database: Database,
         blobs: BlobFolder,
         *,
+        ballast: Ballast,
         lock: FolderLock | None,
         clock: Callable[[], float],
     ) -> None:
         self._database = database
         self._blobs = blobs
         self._lock = lock
-        self._files = FileTable(database, blobs, clock)
+        self._files = FileTable(database, blobs, ballast, clock)
         self._batches = BatchTable(database)
         self._lines = LineTable(database)
         self._drains = DrainTable(database)
@@ -126,9 +130,15 @@ class SqlStore(Store):
         """See `Store`."""
         self._files.delete(file_id)
 
-    def create_batch(self, batch: BatchRecord) -> BatchRecord:
+    def create_batch(
+        self,
+        batch: BatchRecord,
+        *,
+        idempotency_key: str | None = None,
+        max_open: int | None = None,
+    ) -> BatchRecord:
         """See `Store`."""
-        return self._batches.create(batch)
+        return self._batches.create(batch, idempotency_key, max_open)
 
     def get_batch(self, batch_id: str) -> BatchRecord:
         """See `Store`."""
@@ -225,6 +235,7 @@ def open_store(
     *,
     beside_gateway: bool = False,
     busy_timeout_s: float = BUSY_TIMEOUT_S,
+    ballast_bytes: int = 0,
     clock: Callable[[], float] = time.time,
 ) -> SqlStore:
     """Open the store in a folder, made if it is not there, and bring its tables up to date.
@@ -234,6 +245,7 @@ def open_store(
         beside_gateway: for a short command, such as one about keys: takes no lock, so a gateway
             may be at work on the folder, on the same host, and removes and migrates nothing.
         busy_timeout_s: how long a write waits for one of another process.
+        ballast_bytes: room that is kept for deletions on a full disk, where there is as much.
         clock: seconds since 1970.
 
     Raises:
@@ -241,12 +253,26 @@ def open_store(
             does not fit.
         StoreUnavailable: the folder cannot be written now.
     """
+    ballast = Ballast(data_dir, 0 if beside_gateway else ballast_bytes)
     with at_folder(data_dir):
-        return _open(data_dir, beside_gateway, busy_timeout_s, clock)
+        try:
+            store = _open(data_dir, beside_gateway, busy_timeout_s, ballast, clock)
+        except StoreUnavailable as error:
+            if beside_gateway or not ballast.helps(error):
+                raise
+            # A gateway that does not start on a full disk could not delete anything from it.
+            ballast.give_way()
+            store = _open(data_dir, beside_gateway, busy_timeout_s, ballast, clock)
+    ballast.restore(spare_bytes=ballast_bytes)
+    return store
 
 
 def _open(
-    data_dir: Path, beside_gateway: bool, busy_timeout_s: float, clock: Callable[[], float]
+    data_dir: Path,
+    beside_gateway: bool,
+    busy_timeout_s: float,
+    ballast: Ballast,
+    clock: Callable[[], float],
 ) -> SqlStore:
     with translate_file_failures():
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -254,7 +280,8 @@ def _open(
     database = Database(data_dir, busy_timeout_s=busy_timeout_s)
     try:
         upgrade_database(database, data_dir, only_if_new=beside_gateway)
-        store = SqlStore(database, BlobFolder(data_dir / "files"), lock=lock, clock=clock)
+        blobs = BlobFolder(data_dir / "files")
+        store = SqlStore(database, blobs, ballast=ballast, lock=lock, clock=clock)
         if lock is not None:
             store.remove_leftovers()
     except BaseException:

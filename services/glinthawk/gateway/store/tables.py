@@ -1,7 +1,8 @@
 """The tables of the store on SQL, as the newest migration leaves them.
 
     files ---< batches ---< lines      what a batch asks, a row a line of its input
-                       `--< results    what was answered, a row a line of its output
+                      |`--< results    what was answered, a row a line of its output
+                      `---- batch_keys by which its maker may ask for it again
     keys   counters   drains   worker_sizes
 
 `sequence` numbers rows in the order of their creation. Lines and results name their batch by
@@ -74,7 +75,18 @@ BATCHES = Table(
     Index("batches_by_id", "id", unique=True),
     Index("batches_by_creation", "created_at", "sequence"),
     Index("batches_by_input", "input_file_id"),
+    Index("batches_by_owner", "owner", "status"),
     sqlite_autoincrement=True,
+)
+
+BATCH_KEYS = Table(
+    "batch_keys",
+    METADATA,
+    # Empty for who has no key of the API.
+    Column("owner", Text, primary_key=True),
+    Column("idempotency_key", Text, primary_key=True),
+    Column("batch", Integer, ForeignKey("batches.sequence"), nullable=False),
+    sqlite_with_rowid=False,
 )
 
 LINES = Table(

@@ -15,7 +15,7 @@ import pytest
 
 from glinthawk.errors import PeerUnavailable
 from glinthawk.gateway.api.services import ApiLimits
-from glinthawk.gateway.store.records import FilePurpose
+from glinthawk.gateway.store.records import BatchStatus, FilePurpose
 from glinthawk.telemetry.logging import configure_logging
 from unit.gateway.http.serving import BODY, CHAT, LONG, WAIT_S, Served, serve, wait_until
 
@@ -178,6 +178,24 @@ def test_a_key_is_asked_for_where_something_is_to_protect(tmp_path: Path) -> Non
         form = {"file": ("a.jsonl", b"{}")}
         answer = served.http.post("/v1/files", files=form, data={"purpose": "batch"}, headers=good)
         assert served.store.get_file(answer.json()["id"]).owner == "alice"
+
+
+def test_one_batch_more_than_a_key_may_have_open_is_a_429_that_names_the_limit(
+    tmp_path: Path,
+) -> None:
+    limits = ApiLimits(1 << 20, 1 << 20, 9, 1000, max_key_batches=1)
+    with serve(tmp_path, limits=limits) as served:
+        form = {"file": ("a.jsonl", b"{}")}
+        file = served.http.post("/v1/files", files=form, data={"purpose": "batch"}).json()["id"]
+        body = {"input_file_id": file, "endpoint": CHAT, "completion_window": "24h"}
+        made = served.http.post("/v1/batches", json=body).json()["id"]
+        answer = served.http.post("/v1/batches", json=body)
+        error = check_error(answer, 429)
+        assert error["code"] == "rate_limit_exceeded"
+        assert "max_key_batches" in error["message"]
+        assert int(answer.headers["retry-after"]) >= 1
+        served.store.update_batch(made, only_from=list(BatchStatus), status=BatchStatus.CANCELLED)
+        assert served.http.post("/v1/batches", json=body).status_code == 200
 
 
 def test_more_than_a_key_may_have_open_is_a_429_that_says_when(tmp_path: Path) -> None:

@@ -29,12 +29,13 @@ from glinthawk.gateway.jobs.metrics import JobMetrics
 from glinthawk.gateway.jobs.patience import Patience
 from glinthawk.gateway.jobs.preparing import Preparing
 from glinthawk.gateway.jobs.services import JobServices
-from glinthawk.gateway.store.records import BatchStatus, RequestCounts
+from glinthawk.gateway.store.records import BatchError, BatchStatus, RequestCounts
 from glinthawk.gateway.store.sql import SqlStore, open_store
 from unit.gateway.jobs.factories import (
     MAX_LINE_BYTES,
     Gateway,
     add_batch,
+    add_validated_batch,
     await_status,
     await_true,
     build_line,
@@ -249,6 +250,19 @@ def test_a_validating_process_that_hangs_is_ended_and_started_again(rig: Rig) ->
 
 
 # --- in a gateway
+
+
+@pytest.mark.parametrize("status", [BatchStatus.IN_PROGRESS, BatchStatus.CANCELLING])
+def test_a_batch_that_goes_on_after_a_failure_does_not_keep_its_error(
+    tmp_path: Path, status: BatchStatus
+) -> None:
+    store = open_store(tmp_path)
+    error = BatchError("internal_error", "preparing it failed; it is tried again")
+    batch = add_validated_batch(store, 3, status=status, errors=(error,))
+    with Gateway(tmp_path, store=store, is_attached=False) as gateway:
+        await_true(lambda: gateway.store.get_batch(batch.id).errors == ())
+        if status is BatchStatus.IN_PROGRESS:
+            assert gateway.store.get_batch(batch.id).status is status
 
 
 def test_a_batch_whose_end_fails_says_so_and_ends_when_it_can(tmp_path: Path) -> None:

@@ -115,6 +115,24 @@ def test_an_error_that_passes_is_no_answer(bench: Bench, error: GlinthawkError) 
     assert bench.engine.num_begun == 3
 
 
+def test_a_line_costs_no_look_at_the_jobs_that_do_not_go_next(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at = []
+    has_line = bench.feeder._has_line
+
+    def look(job: Job) -> bool:
+        looked_at.append(job)
+        return has_line(job)
+
+    monkeypatch.setattr(bench.feeder, "_has_line", look)
+    jobs = [bench.add_job(2) for _ in range(40)]
+    while bench.feeder.feed():
+        pass
+    assert bench.engine.num_begun == 2 * len(jobs)
+    assert len(looked_at) <= 3 * len(jobs), "each line once, and each job once to find it has none"
+
+
 def test_an_error_that_stays_is_the_answer(bench: Bench) -> None:
     job = bench.add_job(1)
     bench.feeder.feed()

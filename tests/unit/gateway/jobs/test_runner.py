@@ -1,6 +1,7 @@
 """Whole lives of jobs, over the real store, the real engine and the validating process."""
 
 import contextlib
+import json
 import shutil
 import sqlite3
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from glinthawk.gateway.http.errors import build_error
+from glinthawk.gateway.jobs import results
 from glinthawk.gateway.requests import UnknownModel
 from glinthawk.gateway.store.records import BatchStatus, RequestCounts
 from glinthawk.gateway.store.sql import open_store
@@ -111,6 +113,19 @@ def test_a_file_without_a_valid_line_fails_and_says_why(
         assert batch.errors[0].line == line
         assert batch.output_file_id is None
         assert batch.error_file_id is None
+
+
+def test_an_answer_that_is_larger_than_what_is_kept_is_an_error_of_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "MAX_ANSWER_BYTES", 500)
+    long = build_line("long", body={"prompt": "x", "max_tokens": 150})
+    with Gateway(tmp_path) as gateway:
+        batch = gateway.run([build_line("short"), long])
+        answers = read_answers(gateway.store, batch)
+    assert (batch.counts.completed, batch.counts.failed) == (1, 1)
+    assert answers["short"]["response"]["status_code"] == 200
+    assert "500 are kept at most" in json.dumps(answers["long"])
 
 
 def test_a_job_whose_time_is_over_keeps_what_it_has(tmp_path: Path) -> None:

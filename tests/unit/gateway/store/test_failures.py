@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from glinthawk.errors import InvariantBroken, StoreUnavailable
+from glinthawk.errors import InvalidRequest, InvariantBroken, StoreUnavailable
 from glinthawk.gateway.store.failures import translate_database_failures
 from glinthawk.gateway.store.interface import Store
 from glinthawk.gateway.store.records import BatchRecord, FilePurpose, KeyRecord
@@ -27,12 +27,14 @@ from glinthawk.gateway.store.sql import open_store
 from unit.gateway.store.factories import (
     START,
     add_batch,
+    add_file,
     make_line,
     make_lines,
     make_result,
 )
 
 PAYLOAD = b"x" * 100_000
+BALLAST_BYTES = 512 << 10
 
 
 @pytest.fixture
@@ -49,7 +51,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def fill(disk: Path) -> Path:
     """Leave not a byte free."""
-    ballast = disk / "ballast"
+    ballast = disk / "filler"
     with ballast.open("wb", buffering=0) as file:
         for size in (65_536, 1):
             try:
@@ -162,6 +164,60 @@ def test_a_disk_that_fills_up_while_results_come_loses_none_of_those_taken(
     again.close()
 
 
+@pytest.mark.parametrize("size_bytes", [400_000, 10])
+def test_a_file_can_be_deleted_from_a_full_disk_again_and_again(
+    small_disk: Path, size_bytes: int
+) -> None:
+    store = open_store(small_disk / "data", ballast_bytes=BALLAST_BYTES)
+    files = [add_file(store, b"x" * size_bytes) for _ in range(4)]
+    batch = add_batch(store, files[0].id)
+    fill(small_disk)
+    with pytest.raises(StoreUnavailable, match="is full"):
+        add_file(store, PAYLOAD)
+    with pytest.raises(InvalidRequest, match="is the input of batch"):
+        store.delete_file(files[0].id)
+    for file in files[1:]:
+        store.delete_file(file.id)
+    assert {file.id for file in store.list_files(limit=9)} == {files[0].id}
+    assert store.get_batch(batch.id) == batch
+    store.close()
+
+
+def test_the_room_for_deletions_is_there_again_when_a_deletion_has_freed_as_much(
+    small_disk: Path,
+) -> None:
+    store = open_store(small_disk / "data", ballast_bytes=BALLAST_BYTES)
+    ballast = small_disk / "data" / "ballast"
+    assert ballast.stat().st_blocks * 512 >= BALLAST_BYTES
+    large = add_file(store, b"x" * 2 * BALLAST_BYTES)
+    fill(small_disk)
+    store.delete_file(large.id)
+    assert ballast.stat().st_blocks * 512 >= BALLAST_BYTES
+    add_file(store, PAYLOAD)
+    store.close()
+
+
+def test_a_gateway_starts_on_a_full_disk_with_what_is_kept_for_deletions(small_disk: Path) -> None:
+    store = open_store(small_disk / "data", ballast_bytes=BALLAST_BYTES)
+    file = add_file(store, PAYLOAD)
+    store.close()
+    fill(small_disk)
+    store = open_store(small_disk / "data", ballast_bytes=BALLAST_BYTES)
+    store.delete_file(file.id)
+    assert list(store.list_files(limit=9)) == []
+    store.close()
+
+
+def test_no_room_is_kept_where_there_is_little(small_disk: Path) -> None:
+    store = open_store(small_disk / "data", ballast_bytes=3 << 20)
+    assert not (small_disk / "data" / "ballast").exists()
+    file = add_file(store)
+    fill(small_disk)
+    with pytest.raises(StoreUnavailable, match="is full"):
+        store.delete_file(file.id)
+    store.close()
+
+
 def test_a_store_cannot_be_opened_on_a_full_disk_but_later(small_disk: Path) -> None:
     ballast = fill(small_disk)
     for _ in range(2):
@@ -225,6 +281,19 @@ def test_a_database_that_is_used_wrongly_is_a_defect_and_no_outage() -> None:
     with pytest.raises(InvariantBroken), translate_database_failures():
         connection.execute("SELECT * FROM nowhere")
     connection.close()
+
+
+def test_a_value_that_the_store_cannot_hold_is_its_makers_fault(tmp_path: Path) -> None:
+    store, _ = prepare(tmp_path)
+    connection = sqlite3.connect(tmp_path / "glinthawk.db")
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 1_000)
+    with (
+        pytest.raises(InvalidRequest, match="larger than what the store holds"),
+        translate_database_failures(),
+    ):
+        connection.execute("INSERT INTO counters VALUES (?, 1)", ("x" * 2_000,))
+    connection.close()
+    store.close()
 
 
 READ_ONLY = """

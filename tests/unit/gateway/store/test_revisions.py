@@ -64,8 +64,8 @@ NEXT_RELEASE = """
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0004"
-down_revision = "0003"
+revision = "9999"
+down_revision = "0005"
 
 
 def upgrade():
@@ -81,10 +81,10 @@ def test_a_store_of_an_older_release_is_migrated_by_a_gateway_only(
     store.close()
     scripts = tmp_path / "migrations"
     shutil.copytree(revisions._SCRIPTS, scripts, ignore=shutil.ignore_patterns("__pycache__"))
-    (scripts / "versions" / "m0004_next.py").write_text(NEXT_RELEASE)
+    (scripts / "versions" / "m9999_next.py").write_text(NEXT_RELEASE)
     monkeypatch.setattr(revisions, "_SCRIPTS", scripts)
 
-    with pytest.raises(InvalidConfig, match=r"older release.*0003.*0004"):
+    with pytest.raises(InvalidConfig, match=r"older release.*0005.*9999"):
         open_store(tmp_path / "data", beside_gateway=True)
     assert "checksum" not in read_schema(tmp_path / "data" / "glinthawk.db")["files"]
     store = open_store(tmp_path / "data")
@@ -93,5 +93,5 @@ def test_a_store_of_an_older_release_is_migrated_by_a_gateway_only(
     open_store(tmp_path / "data", beside_gateway=True).close()
     store.close()
     monkeypatch.undo()
-    with pytest.raises(InvalidConfig, match=r"newer release.*0004.*0003"):
+    with pytest.raises(InvalidConfig, match=r"newer release.*9999.*0005"):
         open_store(tmp_path / "data")

@@ -170,7 +170,7 @@ def test_a_store_of_a_newer_release_is_refused_by_both_revisions(
 ) -> None:
     set_revision(tmp_path, "9999")
     for _ in range(2):  # a refusal holds no lock
-        with pytest.raises(InvalidConfig, match=r"9999.*0002"):
+        with pytest.raises(InvalidConfig, match=r"9999.*0005"):
             open_store(tmp_path, beside_gateway=beside_gateway)
 
 
