@@ -15,7 +15,7 @@ import pytest
 
 from glinthawk.errors import PeerUnavailable
 from glinthawk.gateway.api.services import ApiLimits
-from glinthawk.gateway.store.records import FilePurpose
+from glinthawk.gateway.store.records import BatchStatus, FilePurpose
 from glinthawk.telemetry.logging import configure_logging
 from unit.gateway.http.serving import BODY, CHAT, LONG, WAIT_S, Served, serve, wait_until
 
@@ -135,6 +135,19 @@ def test_a_page_behind_something_unknown_is_a_404(served: Served, path: str) -> 
 )
 def test_strange_ids_are_not_found(served: Served, method: str, path: str) -> None:
     check_error(served.http.request(method, path), 404)
+
+
+def test_a_batch_that_is_over_cannot_be_cancelled(served: Served) -> None:
+    form = {"purpose": "batch"}
+    upload = served.http.post("/v1/files", data=form, files={"file": ("in.jsonl", b"{}")})
+    body = {"input_file_id": upload.json()["id"], "endpoint": CHAT, "completion_window": "24h"}
+    batch = served.http.post("/v1/batches", json=body).json()
+    served.store.update_batch(
+        batch["id"], only_from=(BatchStatus.VALIDATING,), status=BatchStatus.COMPLETED
+    )
+    answer = served.http.post(f"/v1/batches/{batch['id']}/cancel")
+    assert check_error(answer, 409)["code"] == "batch_not_cancellable"
+    assert answer.headers["x-should-retry"] == "false"
 
 
 # --- probes
