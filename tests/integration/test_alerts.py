@@ -3,6 +3,7 @@
 The deployment and Prometheus are real; only time is shorter (prometheus_runs.FASTER).
 """
 
+import json
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,20 @@ def test_a_slow_network(tmp_path: Path) -> None:
             prometheus.await_firing("GlinthawkStagesIdle")
             relay.delay_s = 0.0
             prometheus.await_over("GlinthawkStagesIdle")
+
+
+def test_outputs_far_longer_than_is_expected(tmp_path: Path) -> None:
+    with watched(tmp_path, SMALL) as live:
+        prometheus = live.prometheus
+        assert not prometheus.is_firing("GlinthawkRecomputes")
+        # One in ten is long: what is expected of each is learned from the others.
+        any_length = {"stop": "what it never says"}
+        short = lines_of(9, max_tokens=1, **any_length).splitlines()
+        long = lines_of(1, max_tokens=600, **any_length).splitlines()
+        lines = [json.loads(line) for line in (short + long) * 400]
+        content = [json.dumps({**line, "custom_id": str(i)}) for i, line in enumerate(lines)]
+        submit(live.fleet, "\n".join(content).encode(), "mixed")
+        prometheus.await_firing("GlinthawkRecomputes")
 
 
 def test_frames_that_come_after_their_worker_began_anew(tmp_path: Path) -> None:

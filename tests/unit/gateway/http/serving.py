@@ -4,6 +4,7 @@ Only the tiers are a script: every sequence says the same, whatever its prompt.
 """
 
 import queue
+import re
 import ssl
 import threading
 import time
@@ -143,6 +144,25 @@ class RecordedJobs:
         self.cancelled.append(batch_id)
 
 
+class Descriptions:
+    """What an application says of its answers; every answer in these tests must be said there."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self._statuses: list[tuple[str, re.Pattern[str], set[int]]] = []
+        for path, methods in app.openapi()["paths"].items():
+            pattern = path.replace("{model}", ".+")
+            pattern = re.compile(re.sub(r"\{[a-z_]+\}", "[^/]+", pattern))
+            for method, operation in methods.items():
+                statuses = {int(status) for status in operation["responses"]}
+                self._statuses.append((method.upper(), pattern, statuses))
+
+    def check(self, answer: httpx.Response) -> None:
+        request = answer.request
+        for method, pattern, statuses in self._statuses:
+            if method == request.method and pattern.fullmatch(request.url.path):
+                assert answer.status_code in statuses, f"{method} {request.url.path}"
+
+
 @dataclass
 class Served:
     """A gateway that answers, and what is behind it."""
@@ -236,7 +256,8 @@ def serve(
     url = f"{scheme}://127.0.0.1:{server.port}"
     verify = ssl.create_default_context(cafile=tls["certificate"]) if tls else True
     try:
-        with httpx.Client(base_url=url, timeout=WAIT_S, verify=verify) as http:
+        hooks = {"response": [Descriptions(app).check]}
+        with httpx.Client(base_url=url, timeout=WAIT_S, verify=verify, event_hooks=hooks) as http:
             yield Served(
                 url=url,
                 http=http,

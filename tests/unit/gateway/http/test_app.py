@@ -137,6 +137,19 @@ def test_strange_ids_are_not_found(served: Served, method: str, path: str) -> No
     check_error(served.http.request(method, path), 404)
 
 
+def test_a_batch_that_is_over_cannot_be_cancelled(served: Served) -> None:
+    form = {"purpose": "batch"}
+    upload = served.http.post("/v1/files", data=form, files={"file": ("in.jsonl", b"{}")})
+    body = {"input_file_id": upload.json()["id"], "endpoint": CHAT, "completion_window": "24h"}
+    batch = served.http.post("/v1/batches", json=body).json()
+    served.store.update_batch(
+        batch["id"], only_from=(BatchStatus.VALIDATING,), status=BatchStatus.COMPLETED
+    )
+    answer = served.http.post(f"/v1/batches/{batch['id']}/cancel")
+    assert check_error(answer, 409)["code"] == "batch_not_cancellable"
+    assert answer.headers["x-should-retry"] == "false"
+
+
 # --- probes
 
 
