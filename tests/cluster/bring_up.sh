@@ -43,5 +43,11 @@ helm upgrade --install glinthawk charts/glinthawk --namespace "$SYSTEM" --create
   --set image.registry="${PREFIX%/}" --set image.tag="$TAG" --wait --timeout 180s
 kubectl --namespace "$NAMESPACE" rollout status deployment/hub --timeout=120s
 kubectl --namespace "$NAMESPACE" apply -f examples/cluster/smollm2.yaml
+# One that runs already is brought to these images first.
+of_others() {
+  kubectl --namespace "$NAMESPACE" get pods --selector app.kubernetes.io/name=glinthawk \
+    --output jsonpath='{range .items[*]}{.spec.containers[0].image}{"\n"}{end}' | grep -v ":$TAG\$"
+}
+for _ in $(seq 150); do of_others >/dev/null || break; sleep 2; done
 kubectl --namespace "$NAMESPACE" wait --for=condition=Ready glinthawkdeployment/smollm2 --timeout=300s
 kubectl --namespace "$NAMESPACE" get glinthawkdeployments

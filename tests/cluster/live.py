@@ -143,9 +143,19 @@ class Deployment:
         return Condition()
 
     def is_settled(self) -> bool:
-        """Tell whether the present generation serves, whole and with nothing left to do."""
+        """Tell whether the present generation serves, whole and with nothing left to do.
+
+        The status may be of a moment ago, when there is no operator; the pods are not.
+        """
         wanted = {"Ready": "True", "Progressing": "False", "Degraded": "False"}
-        return all(self.condition(kind).status == answer for kind, answer in wanted.items())
+        if any(self.condition(kind).status != answer for kind, answer in wanted.items()):
+            return False
+        counts = {
+            "gateway": 1,
+            "stage": self.manifest["spec"]["gpuTier"]["stages"],
+            "attention": self.memory_tier["desiredReplicas"],
+        }
+        return all(self.num_ready(component) == count for component, count in counts.items())
 
     def await_settled(self, timeout_s: float = WAIT_S) -> float:
         """Wait for that; return the seconds."""
@@ -173,6 +183,10 @@ class Deployment:
         found = read("pods", "--selector", labels, namespace=self.namespace)
         return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
 
+    def num_ready(self, component: str) -> int:
+        """Return how many of them are ready."""
+        return sum(is_ready(pod) for pod in self.pods(component))
+
     def labels(self, component: str) -> dict[str, str]:
         """Return the labels of a component's pods."""
         return selector_labels(self.name, component)
@@ -188,6 +202,12 @@ class Deployment:
         name = child_name(self.name, "api-key")
         secret = read("secret", name, namespace=self.namespace)
         return base64.b64decode(secret["data"]["key"]).decode()
+
+
+def is_ready(body: Mapping[str, Any]) -> bool:
+    """Tell whether a pod or node is ready."""
+    conditions = body["status"].get("conditions", [])
+    return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
 
 
 def merge(into: dict[str, Any], change: Mapping[str, Any]) -> None:

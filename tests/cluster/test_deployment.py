@@ -147,7 +147,7 @@ def test_stages_hold_only_their_layers() -> None:
 
 def test_the_chart_has_a_token_generated() -> None:
     command = ["helm", "test", "glinthawk", "--namespace", SYSTEM, "--timeout", f"{WAIT_S:g}s"]
-    chart, values = str(ROOT / "charts" / "glinthawk"), ["--reuse-values"]
+    chart, values = str(ROOT / "charts" / "glinthawk"), ["--reset-then-reuse-values"]
     run(
         *("helm", "upgrade", "glinthawk", chart, "--namespace", SYSTEM, *values),
         f"--set=test.deployment={NAME}",

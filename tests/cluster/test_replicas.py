@@ -106,7 +106,7 @@ def test_an_hpa_on_kv_demand_drives_the_tier_and_auto_refuses_it(
         demo.await_workers(1)
         demo.apply(BY_ITSELF)
         begin_batch(api, lines[:120], f"{label}-auto")
-        wait_until(lambda: "FailedUpdateScale" in reasons(), "the HPA's write is refused")
+        wait_until(lambda: "FailedGetScale" in reasons(), "the HPA finds nothing to write")
         demo.await_workers(3)
     finally:
         kubectl("delete", "hpa", NAME)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from glinthawk_operator.autoscaler import Rules
 from glinthawk_operator.crd.spec import GlinthawkDeploymentSpec
 from glinthawk_operator.crd.status import Condition, ConditionState, ConditionType, find_condition
+from glinthawk_operator.gateway_client import LOST
 from glinthawk_operator.manifests.names import ATTENTION, GATEWAY, STAGE
 from glinthawk_operator.reconcile.observed import (
     Observed,
@@ -111,12 +112,12 @@ def _ready(subject: Subject) -> _Answer:
             "whether a network policy stands between",
         )
     if not observed.inspection.is_ready:
+        joined = sum(worker.state != LOST for worker in observed.inspection.workers)
         return _Answer(
             "False",
             "TiersNotJoined",
-            f"{observed.inspection.num_registered_stages} of {num_stages} stages and "
-            f"{len(observed.inspection.workers)} workers have joined the gateway; see the logs of "
-            "those that have not",
+            f"{observed.inspection.num_registered_stages} of {num_stages} stages and {joined} "
+            "workers have joined the gateway; see the logs of those that have not",
         )
     return _Answer("True", "Serving", "all stages and at least one worker are there")
 

@@ -67,6 +67,13 @@ def test_is_not_ready_while_the_gateway_is_silent() -> None:
     assert "no route" in ready.message
 
 
+def test_workers_that_are_lost_have_not_joined() -> None:
+    inspection = make_inspection({"w0": "active", "gone": "lost"}, is_ready=False)
+    ready = answer(subject_of(make_observed(WANTED, inspection=inspection)), "Ready")
+    assert ready.reason == "TiersNotJoined"
+    assert "and 1 workers have joined" in ready.message
+
+
 def test_what_a_pod_said_last_is_passed_on() -> None:
     problem = ("CrashLoopBackOff", "error: stage 1 needs 18 GiB, device_memory is 16 GiB")
     pods = [
