@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 
 from dashboards.__main__ import BOARDS, FOLDER, render
+from glinthawk.gateway.http.metrics import HttpMetrics
 from glinthawk.gateway.jobs.metrics import JobMetrics
 from glinthawk.telemetry.metrics import ServiceMetrics
 from glinthawk_operator.metrics import OperatorMetrics
@@ -23,6 +24,7 @@ def shown_names() -> set[str]:
     metrics = [
         *vars(ServiceMetrics(CollectorRegistry())).values(),
         *vars(JobMetrics(CollectorRegistry())).values(),
+        *vars(HttpMetrics(CollectorRegistry())).values(),
         *vars(OperatorMetrics(CollectorRegistry())).values(),
     ]
     names: set[str] = set()
