@@ -112,8 +112,8 @@ def _fill(axes: Axes, plot: Plot, lines: Sequence[Line], colours: dict[str, str]
     if plot.stacked:
         times = sorted({time for line in lines for time in line.times_s})
         known = [dict(zip(line.times_s, line.values, strict=True)) for line in lines]
-        values = [[one.get(time, 0.0) for time in times] for one in known]
-        axes.stackplot(times, values, colors=[colours[line.name] for line in lines], alpha=0.75)
+        layers = [[one.get(time, 0.0) for time in times] for one in known]
+        axes.stackplot(times, layers, colors=[colours[line.name] for line in lines], alpha=0.75)
         return
     for line in lines:
         times, values = _with_gaps(line)

@@ -94,6 +94,7 @@ MEMORY = Row(
                 Series(f"sum({rate('glinthawk_recomputed_tokens_total', 'gateway')})", "again"),
                 Series(f"sum({rate('glinthawk_tokens_out_total', 'gateway')})", "generated"),
             ),
+            axis="tokens/s",
         ),
         Plot(
             "Processes",
