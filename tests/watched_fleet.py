@@ -125,7 +125,7 @@ def calling(live: Live) -> Iterator[None]:
     over = threading.Event()
 
     def call() -> None:
-        good = {"prompt": "one two three", "max_tokens": 20}
+        good = {"model": str(live.folder / "llama3"), "prompt": "one two three", "max_tokens": 20}
         number = 0
         while not over.wait(0.5):
             number += 1

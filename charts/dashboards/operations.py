@@ -18,8 +18,10 @@ def _stat(title: str, about: str, query: str, **more: float) -> Plot:
     return Plot(title, about, "short", series, is_stat=True, width=4, **more)  # type: ignore[arg-type]
 
 
-def _lines(title: str, about: str, unit: str, *series: Series, stacked: bool = False) -> Plot:
-    return Plot(title, about, unit, series, stacked=stacked)
+def _lines(
+    title: str, about: str, unit: str, *series: Series, stacked: bool = False, axis: str = ""
+) -> Plot:
+    return Plot(title, about, unit, series, stacked=stacked, axis=axis)
 
 
 NAMED = "{{namespace}}/{{deployment}}"
@@ -59,24 +61,28 @@ SCALING = Row(
             "What scaling decided, within the bounds of each resource.",
             "short",
             Series(_by_resource("wanted_workers"), NAMED),
+            axis="workers",
         ),
         _lines(
             "Workers had",
             "Workers that are ready.",
             "short",
             Series(_by_resource("ready_workers"), NAMED),
+            axis="workers",
         ),
         _lines(
             "Workers that the formula asks for",
             "From KV demand and busy time alone, before bounds, windows and steps.",
             "short",
             Series(_by_resource("needed_workers"), NAMED),
+            axis="workers",
         ),
         _lines(
             "Workers on their way out",
             "Drained, so that nothing is lost with them.",
             "short",
             Series(_by_resource("draining_workers"), NAMED),
+            axis="workers",
         ),
         _lines(
             "KV demanded at the last decision",
@@ -92,6 +98,7 @@ SCALING = Row(
                 f"sum by (namespace, deployment, reason) ({_rate('decisions_total')})",
                 f"{NAMED} {{{{reason}}}}",
             ),
+            axis="decisions/s",
         ),
     ),
 )
@@ -104,6 +111,7 @@ WORK = Row(
             "By result.",
             "short",
             Series(f"sum by (result) ({_rate('reconciles_total')})", "{{result}}"),
+            axis="reconciles/s",
         ),
         _lines(
             "Time of a reconcile",
@@ -124,6 +132,7 @@ WORK = Row(
             "short",
             Series(f"sum by (verb, kind) ({_rate('api_requests_total')})", "{{verb}} {{kind}}"),
             stacked=True,
+            axis="requests/s",
         ),
         _lines(
             "Actions a second",
@@ -131,12 +140,14 @@ WORK = Row(
             "short",
             Series(f"sum by (action) ({_rate('actions_total')})", "{{action}}"),
             stacked=True,
+            axis="actions/s",
         ),
         _lines(
             "Errors a second",
             "By kind.",
             "short",
             Series(f"sum by (kind) ({_rate('errors_total')})", "{{kind}}"),
+            axis="errors/s",
         ),
     ),
 )

@@ -30,7 +30,7 @@ class Series:
 @dataclass(frozen=True)
 class Plot:
     """A panel. unit: as Grafana names it. is_stat: one figure in place of lines. most: where the
-    axis ends. stacked: lines add up."""
+    axis ends. stacked: lines add up. axis: what its numbers count, where the unit does not say."""
 
     title: str
     about: str
@@ -42,6 +42,7 @@ class Plot:
     most: float | None = None
     decimals: int | None = None
     stacked: bool = False
+    axis: str = ""
     alarm_above: float | None = None
     alarm_below: float | None = None
 
@@ -176,6 +177,8 @@ def _build_lines(plot: Plot) -> timeseries.Panel:
         .line_width(1)
         .show_points(common_models.VisibilityMode.NEVER)
     )
+    if plot.axis:
+        panel = panel.axis_label(plot.axis)
     if plot.stacked:
         stacking = common_builders.StackingConfig().mode(common_models.StackingMode.NORMAL)
         panel = panel.stacking(stacking)

@@ -85,6 +85,7 @@ TOKENS = Row(
             "Prompt tokens prefilled and tokens generated.",
             "short",
             (Series(TOKENS_OUT, "out"), Series(TOKENS_IN, "in")),
+            axis="tokens/s",
         ),
         Plot(
             "Tokens a second by batch",
@@ -97,6 +98,7 @@ TOKENS = Row(
                 ),
             ),
             stacked=True,
+            axis="tokens/s",
         ),
         Plot(
             "Cost of a million tokens",
@@ -106,6 +108,7 @@ TOKENS = Row(
                 Series(_cost_of(TOKENS_OUT), "output"),
                 Series(_cost_of(f"{TOKENS_OUT} + {TOKENS_IN}"), "input and output"),
             ),
+            axis="for a million",
         ),
         Plot(
             "Cost an hour",
@@ -117,6 +120,7 @@ TOKENS = Row(
                 Series(f"{_count('gateway')} * $gateway_price", "gateway"),
             ),
             stacked=True,
+            axis="for an hour",
         ),
     ),
 )
@@ -134,6 +138,7 @@ WORK = Row(
                     "{{outcome}}",
                 ),
             ),
+            axis="lines/s",
         ),
         Plot(
             "Time left by batch",
@@ -151,6 +156,7 @@ WORK = Row(
             "short",
             (Series(f"sum by (status) (glinthawk_jobs{of_role('gateway')})", "{{status}}"),),
             stacked=True,
+            axis="batches",
         ),
         Plot(
             "Requests a second, and sequences that wait",
@@ -167,11 +173,65 @@ WORK = Row(
     ),
 )
 
+CALLS = "glinthawk_http_requests_total"
+ERRORS = 'status=~"4..|5.."'
+
+
+def _latency(share: float) -> str:
+    """Return a quantile of the time of calls, by route."""
+    buckets = rate("glinthawk_http_request_seconds_bucket", "gateway")
+    return f"histogram_quantile({share}, sum by (le, method, route) ({buckets}))"
+
+
+HTTP = Row(
+    "HTTP calls by route",
+    (
+        Plot(
+            "Calls a second",
+            "Calls that are over, by route; one that streams is over with its last byte.",
+            "short",
+            (Series(f"sum by (method, route) ({rate(CALLS, 'gateway')})", "{{method}} {{route}}"),),
+            axis="calls/s",
+        ),
+        Plot(
+            "Errors a second",
+            "Calls that ended with a status of 400 or above; 499: the caller hung up.",
+            "short",
+            (
+                Series(
+                    f"sum by (status, method, route) ({rate(CALLS, 'gateway', ERRORS)})",
+                    "{{status}} {{method}} {{route}}",
+                ),
+            ),
+            axis="calls/s",
+        ),
+        Plot(
+            "Time of a call, 95%",
+            "From its arrival to the last byte of its answer: that of a generation is all of it.",
+            "s",
+            (Series(_latency(0.95), "{{method}} {{route}}"),),
+        ),
+        Plot(
+            "Time of a call, median",
+            "The same; half of the calls take less.",
+            "s",
+            (Series(_latency(0.5), "{{method}} {{route}}"),),
+        ),
+        Plot(
+            "Open calls",
+            "Calls that are under way.",
+            "short",
+            (Series(f"sum(glinthawk_http_open_requests{of_role('gateway')})", "open"),),
+            axis="calls",
+        ),
+    ),
+)
+
 THROUGHPUT = Board(
     uid="glinthawk-throughput",
     title="Glinthawk / Throughput",
     about="Tokens a second, what a million of them costs, and when batches are over.",
-    rows=(SUMMARY, TOKENS, WORK),
+    rows=(SUMMARY, TOKENS, WORK, HTTP),
     variables=(
         price_variable("stage_price", "Price of a stage, an hour", "0.35"),
         price_variable("worker_price", "Price of a worker, an hour", "0.20"),

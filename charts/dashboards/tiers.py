@@ -94,6 +94,7 @@ MEMORY = Row(
                 Series(f"sum({rate('glinthawk_recomputed_tokens_total', 'gateway')})", "again"),
                 Series(f"sum({rate('glinthawk_tokens_out_total', 'gateway')})", "generated"),
             ),
+            axis="tokens/s",
         ),
         Plot(
             "Processes",
@@ -103,6 +104,7 @@ MEMORY = Row(
                 Series(f"count(glinthawk_ready{WORKER})", "attention workers"),
                 Series(f"count(glinthawk_ready{STAGE})", "stages"),
             ),
+            axis="processes",
         ),
     ),
 )
@@ -133,12 +135,14 @@ BUSY = Row(
                 Series(mean("glinthawk_lane_rows", "gateway"), "rows of a step, mean"),
                 Series(quantile(0.95, "glinthawk_lane_rows", "gateway"), "rows of a step, 95%"),
             ),
+            axis="lanes, rows",
         ),
         Plot(
             "Steps a second",
             "Trips of a lane, or of a prefill, through all layers.",
             "short",
             (Series(f"sum({rate('glinthawk_steps_total', 'gateway')})", "steps/s"),),
+            axis="steps/s",
         ),
     ),
 )
@@ -179,6 +183,7 @@ TIMES = Row(
                 Series(quantile(0.95, "glinthawk_batch_rows", "stage"), "95%"),
             ),
             width=8,
+            axis="rows",
         ),
         Plot(
             "Frames dropped a second",
@@ -192,6 +197,7 @@ TIMES = Row(
                 ),
             ),
             width=8,
+            axis="frames/s",
         ),
     ),
 )

@@ -1,6 +1,8 @@
 """The chart's values: their schema, their names, and what they change in what is rendered."""
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,8 @@ from glinthawk_operator.crd.spec import GlinthawkDeploymentSpec
 from glinthawk_operator.settings import Settings, load_settings
 
 pytestmark = pytest.mark.skipif(HELM is None, reason=NO_HELM)
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 UNSAID = {"global", "requests", "limits", "claims"}
 """Values that need not be in values.yaml."""
@@ -215,3 +219,14 @@ def test_lint_and_rendering_find_nothing_under_other_values(variant: str) -> Non
         (one["kind"], one["metadata"].get("namespace"), one["metadata"]["name"]) for one in objects
     ]
     assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_values_that_the_documentation_sets_exist(page: Path) -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
+    for path in re.findall(r"--set ([A-Za-z.]+)=", page.read_text(encoding="utf-8")):
+        node = schema
+        for name in path.split("."):
+            free = node.get("additionalProperties")
+            node = node.get("properties", {}).get(name) or free
+            assert node, f"{page.name} sets {path}"

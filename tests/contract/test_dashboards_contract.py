@@ -10,9 +10,12 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 
 from dashboards.__main__ import BOARDS, FOLDER, render
+from dashboards.parts import DEPLOYMENT
+from glinthawk.gateway.http.metrics import HttpMetrics
 from glinthawk.gateway.jobs.metrics import JobMetrics
 from glinthawk.telemetry.metrics import ServiceMetrics
 from glinthawk_operator.metrics import OperatorMetrics
+from prometheus_runs import member_labels
 
 NAME = re.compile(r"glinthawk_[a-z_]+")
 RULES = FOLDER.parent / "rules" / "alerts.yaml"
@@ -23,6 +26,7 @@ def shown_names() -> set[str]:
     metrics = [
         *vars(ServiceMetrics(CollectorRegistry())).values(),
         *vars(JobMetrics(CollectorRegistry())).values(),
+        *vars(HttpMetrics(CollectorRegistry())).values(),
         *vars(OperatorMetrics(CollectorRegistry())).values(),
     ]
     names: set[str] = set()
@@ -109,3 +113,15 @@ def test_dashboards_lead_to_each_other_and_keep_what_was_chosen(board: str) -> N
     names = {variable["name"] for variable in content["templating"]["list"]}
     used = set(re.findall(r"\$([a-z][a-z_]*)", json.dumps(content["panels"])))
     assert used <= names
+
+
+def test_the_documented_scraping_puts_the_labels_that_dashboards_and_alerts_ask_for() -> None:
+    page = (FOLDER.parents[2] / "docs" / "install.md").read_text(encoding="utf-8")
+    found = re.search(r"```yaml\n(scrape_configs:.*?)```", page, re.DOTALL)
+    assert found
+    members, operator = yaml.safe_load(found[1])["scrape_configs"]
+    labels = {one["target_label"] for one in members["relabel_configs"] if "target_label" in one}
+    asked = set(re.findall(r"(\w+)=~?\"", DEPLOYMENT + RULES.read_text(encoding="utf-8")))
+    assert asked - {"outcome"} <= labels
+    assert labels == set(member_labels("worker-0"))
+    assert operator["honor_labels"] is True
