@@ -30,6 +30,9 @@ FASTER = 30
 scraping, which is every second. What they ask stays the same."""
 
 WAIT_S = 240.0
+TEST_S = 1500
+"""What a test may take that waits for several alerts, one after the other."""
+
 VARIABLES = {
     "__rate_interval": WINDOW,
     "namespace": NAMESPACE,
@@ -68,18 +71,18 @@ def read_panel_queries(board: str) -> list[Query]:
     ]
 
 
-def read_rules() -> dict[str, Any]:
-    """Return the chart's alerts, in a time that runs FASTER."""
+def read_rules(faster: int = FASTER) -> dict[str, Any]:
+    """Return the chart's alerts, in a time that runs so much faster."""
     content: dict[str, Any] = yaml.safe_load((CHART / "rules" / "alerts.yaml").read_text("utf-8"))
     for group in content["groups"]:
         for rule in group["rules"]:
-            rule["for"] = _faster(rule["for"].removesuffix("m"))
-            rule["expr"] = _DURATION.sub(lambda found: _faster(found[1]), rule["expr"])
+            rule["for"] = _shorten(rule["for"].removesuffix("m"), faster)
+            rule["expr"] = _DURATION.sub(lambda found: _shorten(found[1], faster), rule["expr"])
     return content
 
 
-def _faster(minutes: str) -> str:
-    return f"{round(int(minutes) * 60 / FASTER)}s"
+def _shorten(minutes: str, faster: int) -> str:
+    return f"{round(int(minutes) * 60 / faster)}s"
 
 
 def member_labels(name: str) -> dict[str, str]:
@@ -175,9 +178,12 @@ class Prometheus:
 
 
 @contextmanager
-def prometheus_in(folder: Path, binary: str) -> Iterator[Prometheus]:
-    """Yield a Prometheus with the chart's alerts; it scrapes whom it is told to `watch`."""
-    (folder / "rules.yaml").write_text(yaml.safe_dump(read_rules()), encoding="utf-8")
+def prometheus_in(folder: Path, binary: str, faster: int = FASTER) -> Iterator[Prometheus]:
+    """Yield a Prometheus with the chart's alerts; it scrapes whom it is told to `watch`.
+
+    faster: than in life is the time of the alerts.
+    """
+    (folder / "rules.yaml").write_text(yaml.safe_dump(read_rules(faster)), encoding="utf-8")
     scrape = {
         "job_name": "glinthawk",
         "honor_labels": True,

@@ -12,6 +12,7 @@ from factories_models import make_tiny_model
 from glinthawk.bench.fleet import Fleet, FleetSettings, Life, find_ports, fleet_of
 from glinthawk.errors import GlinthawkError
 from prometheus_runs import (
+    FASTER,
     Prometheus,
     find_prometheus,
     member_labels,
@@ -81,14 +82,14 @@ def find_metrics_port(log: Path) -> int | None:
 
 
 @contextlib.contextmanager
-def watched(folder: Path, size: Size = Size()) -> Iterator[Live]:
-    """Yield a deployment of a tiny model that works, with a Prometheus over it."""
+def watched(folder: Path, size: Size = Size(), faster: int = FASTER) -> Iterator[Live]:
+    """Yield a deployment of a tiny model that works, with a Prometheus over it; see there."""
     assert BINARY is not None
     model = str(make_tiny_model("llama3", folder / "llama3", **size.model))
     settings = FleetSettings(
         model, folder / "fleet", size.num_stages, size.num_workers, size.kv_memory
     )
-    with fleet_of(settings) as fleet, prometheus_in(folder, BINARY) as prometheus:
+    with fleet_of(settings) as fleet, prometheus_in(folder, BINARY, faster) as prometheus:
         live = Live(fleet, prometheus, folder, size)
         crew = fleet.crew()
         for name in ("gateway", *crew.stages, *crew.workers):

@@ -6,10 +6,13 @@ from pathlib import Path
 import pytest
 
 from cluster.control_plane import NoControlPlane
-from prometheus_runs import NO_PROMETHEUS, find_prometheus, read_panel_queries
+from prometheus_runs import NO_PROMETHEUS, TEST_S, find_prometheus, read_panel_queries
 from watched_operator import GIB, WatchedOperator, watched_operator
 
-pytestmark = pytest.mark.skipif(find_prometheus() is None, reason=NO_PROMETHEUS)
+pytestmark = [
+    pytest.mark.skipif(find_prometheus() is None, reason=NO_PROMETHEUS),
+    pytest.mark.timeout(TEST_S),
+]
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from prometheus_runs import NO_PROMETHEUS, wait_until
+from prometheus_runs import NO_PROMETHEUS, TEST_S, wait_until
 from watched_fleet import (
     BINARY,
     Size,
@@ -19,7 +19,7 @@ from watched_fleet import (
     watched,
 )
 
-pytestmark = pytest.mark.skipif(BINARY is None, reason=NO_PROMETHEUS)
+pytestmark = [pytest.mark.skipif(BINARY is None, reason=NO_PROMETHEUS), pytest.mark.timeout(TEST_S)]
 
 SMALL = Size(kv_memory="2MiB")
 HEAVY = Size(
@@ -28,6 +28,9 @@ HEAVY = Size(
     model={"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 3},
 )
 """So much to multiply that the stage is busy most of the time."""
+
+SLOWER = 10
+"""So that a lease, whose length is the same, runs out within an alert's window."""
 
 READY = 'glinthawk_ready{role="gateway"} == 1'
 STEPS = 'rate(glinthawk_steps_total{role="gateway"}[5s]) > 0'
@@ -97,7 +100,7 @@ def test_outputs_far_longer_than_is_expected(tmp_path: Path) -> None:
 
 def test_a_worker_that_is_lost_again_and_again_and_frames_that_come_late(tmp_path: Path) -> None:
     alerts = ("GlinthawkFramesDropped", "GlinthawkRecomputes")
-    with watched(tmp_path, SMALL) as live, behind_a_relay(live) as (relay, worker):
+    with watched(tmp_path, SMALL, SLOWER) as live, behind_a_relay(live) as (relay, worker):
         prometheus = live.prometheus
         with under_load(live, 4000):
             for _ in range(30):
