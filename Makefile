@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test lint proto crd sanitizers acceptance bench images locks chart pictures cluster-demo cluster-test cluster-down clean
+.PHONY: help demo test lint proto crd sanitizers acceptance bench images locks chart pictures operator-scale cluster-demo cluster-test cluster-down clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -78,6 +78,9 @@ chart: $(STAMP)  ## generate the chart's dashboards again, and copy the resource
 
 pictures: $(STAMP)  ## draw every panel from a live system for docs/dashboards.md: needs prometheus
 	PYTHONPATH=charts:tests $(BIN)/python tests/draw_dashboards.py
+
+operator-scale: $(STAMP)  ## the operator with 100 resources and 500 workers: KUBEBUILDER_ASSETS=FOLDER
+	PYTHONPATH=tests $(BIN)/python -m cluster.scale $(SCALE_ARGS)
 
 # A test cluster. CLUSTER: a command that brings one up and builds for it; without it, the cluster of
 # KUBECONFIG, with BUILD and PUSH (an image's name follows).

@@ -23,6 +23,7 @@ from glinthawk_operator.kinds import KINDS
 from glinthawk_operator.manifests.names import FIELD_MANAGER, KIND
 
 MERGE_PATCH = "application/merge-patch+json"
+METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"
 DEADLINE_S = 10.0
 MAX_PAUSE_S = 3.0
 _FIRST_PAUSE_S = 0.2
@@ -161,14 +162,27 @@ class Cluster:
             what=name,
         )
 
-    def list(self, kind: str, namespace: str | None = None) -> list[Body]:
-        """Return all objects of a kind, of a namespace or all."""
+    def list_uids(
+        self, kind: str, namespace: str | None = None, *, label_selector: str | None = None
+    ) -> tuple[frozenset[str], int]:
+        """Return the uids of what there is of a kind, and the version at which that was so.
+
+        Of a namespace or all. It comes from the server's memory, and may be a little old.
+        """
         answer = self._call(
             "list",
             kind,
-            lambda resource, options: self._dynamic.get(resource, namespace=namespace, **options),
+            lambda resource, options: self._dynamic.get(
+                resource,
+                namespace=namespace,
+                label_selector=label_selector,
+                resource_version="0",
+                header_params={"Accept": METADATA_ONLY},
+                **options,
+            ),
         )
-        return list(answer.get("items") or [])
+        uids = frozenset(one["metadata"]["uid"] for one in answer.get("items") or [])
+        return uids, int(answer["metadata"]["resourceVersion"])
 
     def replace(self, manifest: Mapping[str, Any]) -> Body:
         """Write an object over the version that the manifest names.

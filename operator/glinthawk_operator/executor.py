@@ -19,9 +19,15 @@ from glinthawk_operator.errors import (
     GatewayError,
 )
 from glinthawk_operator.gateway_client import GatewayClient
-from glinthawk_operator.index import ObjectIndex, OwnedObjects
+from glinthawk_operator.index import ObjectIndex, OwnedObjects, ResourceKey
+from glinthawk_operator.kinds import OWNED_KINDS
 from glinthawk_operator.logs import get_logger
-from glinthawk_operator.manifests.names import API_VERSION, APPLIED_ANNOTATION, KIND
+from glinthawk_operator.manifests.names import (
+    API_VERSION,
+    APPLIED_ANNOTATION,
+    KIND,
+    instance_label,
+)
 from glinthawk_operator.reconcile.actions import (
     Action,
     Annotate,
@@ -128,6 +134,7 @@ class Executor:
                 return self._apply(dict(manifest), target)
             case Delete(kind, name, uid, grace_s):
                 self._cluster.delete(kind, name, target.namespace, uid=uid, grace_s=grace_s)
+                self._forget(kind, name, target)
             case Annotate(name, uid, annotations):
                 body = self._cluster.annotate("Pod", name, target.namespace, annotations, uid=uid)
                 self._keep("Pod", body)
@@ -163,6 +170,13 @@ class Executor:
 
     def _keep(self, kind: str, body: dict[str, Any]) -> None:
         self._index.put(kind, body)
+
+    def _forget(self, kind: str, name: str, target: Target) -> None:
+        """Take what was deleted out of the index where no watch will."""
+        body = target.owned.get(kind, name)
+        if kind not in OWNED_KINDS and body is not None:
+            key = ResourceKey(target.namespace, instance_label(target.name))
+            self._index.remove(kind, body, key)
 
     def _announce(self, action: Announce, target: Target) -> bool:
         now_s = self._clock()

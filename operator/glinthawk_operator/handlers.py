@@ -2,31 +2,34 @@
 
 No daemons, no timers, no handlers of creation or change: those would put a finalizer or an
 annotation on resources. The index handlers let kopf hold back all events until every kind has
-been listed once, so that the first reconcile sees all there is.
+been listed once, so that the first reconcile sees all there is. A watch that breaks is taken up
+again; one that is refused for good ends the process, so that it is started anew.
+
+Handlers are coroutines that never wait: kopf gives each call of a plain function to a thread,
+which for thousands of objects at a start costs more than all else.
 """
 
 import asyncio
-import random
 from collections.abc import Mapping
 from typing import Any
 
 import kopf
 
-from glinthawk_operator.kinds import KINDS, Kind
-from glinthawk_operator.logs import get_logger
-from glinthawk_operator.manifests.names import FIELD_MANAGER, GROUP, MANAGED_LABEL, PLURAL, VERSION
-from glinthawk_operator.process import Parts, Workers, spread_start
-
-log = get_logger("handlers")
-
-OWNED_KINDS = (
-    *("StatefulSet", "Deployment", "Pod", "Service", "ConfigMap", "ServiceAccount"),
-    *("PodDisruptionBudget", "NetworkPolicy"),
+from glinthawk_operator.index import NODE_KIND
+from glinthawk_operator.kinds import KINDS, OWNED_KINDS, Kind
+from glinthawk_operator.manifests.names import (
+    FIELD_MANAGER,
+    GROUP,
+    KIND,
+    MANAGED_LABEL,
+    MANAGED_SELECTOR,
+    PLURAL,
+    VERSION,
 )
-"""Kinds that are watched. Secrets are not: a watch would bring everybody's."""
+from glinthawk_operator.process import Parts, Workers
 
 WATCH_TIMEOUT_S = 300
-GUARD_EVERY_S = 10.0
+_SEEN = "was_seen"
 
 
 def register(registry: kopf.OperatorRegistry, parts: Parts, workers: Workers) -> None:
@@ -40,8 +43,6 @@ def register(registry: kopf.OperatorRegistry, parts: Parts, workers: Workers) ->
 
 
 def _register_process(registry: kopf.OperatorRegistry, parts: Parts, workers: Workers) -> None:
-    guards: list[asyncio.Task[None]] = []
-
     @kopf.on.startup(registry=registry)
     async def start(settings: kopf.OperatorSettings, **_: Any) -> None:
         settings.posting.enabled = False
@@ -49,13 +50,14 @@ def _register_process(registry: kopf.OperatorRegistry, parts: Parts, workers: Wo
         settings.watching.server_timeout = WATCH_TIMEOUT_S
         settings.watching.client_timeout = WATCH_TIMEOUT_S + 30
         settings.networking.request_timeout = WATCH_TIMEOUT_S + 60
+        for name in OWNED_KINDS:
+            kind = KINDS[name]
+            place = (kind.group, kind.version, kind.plural)
+            settings.watching.label_selectors[place] = MANAGED_SELECTOR
         workers.start()
-        guards.append(asyncio.create_task(_guard_watches(workers), name="watch-guard"))
 
     @kopf.on.cleanup(registry=registry)
     async def stop(**_: Any) -> None:
-        for guard in guards:
-            guard.cancel()
         await asyncio.to_thread(workers.stop)
 
     @kopf.on.login(registry=registry)
@@ -65,18 +67,19 @@ def _register_process(registry: kopf.OperatorRegistry, parts: Parts, workers: Wo
 
 def _register_resources(registry: kopf.OperatorRegistry, parts: Parts) -> None:
     @kopf.index(GROUP, VERSION, PLURAL, registry=registry, id="resources")
-    def take_in(body: kopf.Body, **_: Any) -> None:
+    async def take_in(body: kopf.Body, **_: Any) -> None:
         parts.index.put_resource(_plain(body))
 
     @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry, id="resource-events")
-    def enqueue(event: Mapping[str, Any], body: kopf.Body, **_: Any) -> None:
+    async def enqueue(event: Mapping[str, Any], body: kopf.Body, memo: kopf.Memo, **_: Any) -> None:
+        _note_list(parts, KIND, event, memo)
         plain = _plain(body)
         if event["type"] == "DELETED":
             parts.queue.add(parts.index.remove_resource(plain))
             return
         key = parts.index.put_resource(plain)
         if event["type"] is None:
-            spread_start(parts, key, random.random)
+            parts.queue.add(key, after_s=parts.spread_s())
         else:
             parts.queue.add(key)
 
@@ -86,11 +89,12 @@ def _register_owned(registry: kopf.OperatorRegistry, parts: Parts, name: str, ki
     labels = {MANAGED_LABEL: FIELD_MANAGER}
 
     @kopf.index(*place, registry=registry, labels=labels, id=f"{kind.plural}-index")
-    def take_in(body: kopf.Body, **_: Any) -> None:
+    async def take_in(body: kopf.Body, **_: Any) -> None:
         parts.index.put(name, _plain(body))
 
     @kopf.on.event(*place, registry=registry, labels=labels, id=f"{kind.plural}-events")
-    def enqueue(event: Mapping[str, Any], body: kopf.Body, **_: Any) -> None:
+    async def enqueue(event: Mapping[str, Any], body: kopf.Body, memo: kopf.Memo, **_: Any) -> None:
+        _note_list(parts, name, event, memo)
         plain = _plain(body)
         is_gone = event["type"] == "DELETED"
         key = parts.index.remove(name, plain) if is_gone else parts.index.put(name, plain)
@@ -101,11 +105,12 @@ def _register_owned(registry: kopf.OperatorRegistry, parts: Parts, name: str, ki
 
 def _register_nodes(registry: kopf.OperatorRegistry, parts: Parts) -> None:
     @kopf.index("", "v1", "nodes", registry=registry, id="nodes-index")
-    def take_in(body: kopf.Body, **_: Any) -> None:
+    async def take_in(body: kopf.Body, **_: Any) -> None:
         parts.index.put_node(_plain(body))
 
     @kopf.on.event("", "v1", "nodes", registry=registry, id="nodes-events")
-    def note(event: Mapping[str, Any], body: kopf.Body, **_: Any) -> None:
+    async def note(event: Mapping[str, Any], body: kopf.Body, memo: kopf.Memo, **_: Any) -> None:
+        _note_list(parts, NODE_KIND, event, memo)
         # Nodes speak all the time; whose pods are on a lost one is looked at with each poll.
         if event["type"] == "DELETED":
             parts.index.remove_node(body)
@@ -115,22 +120,14 @@ def _register_nodes(registry: kopf.OperatorRegistry, parts: Parts) -> None:
             parts.index.put_node(_plain(body))
 
 
-async def _guard_watches(workers: Workers) -> None:
-    """Let the process be started anew if a watch has ended for good.
+def _note_list(parts: Parts, kind: str, event: Mapping[str, Any], memo: kopf.Memo) -> None:
+    """Notice that a watch begins anew: it lists an object that was seen before.
 
-    kopf takes a watch up again when the connection or the server fails; one that is refused, as
-    while a role is being replaced, it gives up, and would hear nothing of that kind any more.
+    memo: of that object, kept while it is there.
     """
-    seen: set[str] = set()
-    while True:
-        await asyncio.sleep(GUARD_EVERY_S)
-        alive = {
-            name for task in asyncio.all_tasks() if (name := task.get_name()).startswith("watcher")
-        }
-        if seen - alive:
-            log.error("watches_ended", watches=sorted(seen - alive))
-            workers.fail()
-        seen |= alive
+    if event["type"] is None and memo.get(_SEEN):
+        parts.resync.note_list(kind)
+    memo[_SEEN] = True
 
 
 def _plain(body: kopf.Body) -> dict[str, Any]:

@@ -6,15 +6,15 @@ the API server sends them, and must not be changed.
 """
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from glinthawk_operator.manifests.names import INSTANCE_LABEL, instance_label
+from glinthawk_operator.manifests.names import INSTANCE_LABEL, KIND, instance_label
 
 Body = Mapping[str, Any]
 
-RESOURCE_KIND = "GlinthawkDeployment"
+NODE_KIND = "Node"
 
 
 class ResourceKey(NamedTuple):
@@ -71,10 +71,11 @@ class ObjectIndex:
         return key
 
     def remove_resource(self, body: Body) -> ResourceKey:
-        """Forget a GlinthawkDeployment."""
+        """Forget a GlinthawkDeployment, unless another of its name is there."""
         key = resource_key(body)
         with self._lock:
-            self._resources.pop(key, None)
+            if _is_same(body, self._resources.get(key)):
+                del self._resources[key]
         return key
 
     def put(self, kind: str, body: Body, key: ResourceKey | None = None) -> ResourceKey | None:
@@ -95,8 +96,7 @@ class ObjectIndex:
             with self._lock:
                 objects = self._objects.get(key, {})
                 place = (kind, body["metadata"]["name"])
-                known = objects.get(place)
-                if known is not None and known["metadata"]["uid"] == body["metadata"]["uid"]:
+                if _is_same(body, objects.get(place)):
                     del objects[place]
                 if not objects:
                     self._objects.pop(key, None)
@@ -137,10 +137,51 @@ class ObjectIndex:
         with self._lock:
             return OwnedObjects(self._resources.get(key), dict(self._objects.get(key, {})))
 
+    def sweep(
+        self, kind: str, uids: Collection[str], version: int, namespace: str | None = None
+    ) -> set[ResourceKey]:
+        """Forget what a list of a kind does not show, and return whose it was.
+
+        version: of the list. What is newer stays, for the list could not know it. namespace: that
+        was listed, None for all.
+        """
+
+        def is_gone(body: Body) -> bool:
+            metadata = body["metadata"]
+            is_listed = namespace is None or metadata["namespace"] == namespace
+            return is_listed and metadata["uid"] not in uids and _version(body) <= version
+
+        with self._lock:
+            if kind == NODE_KIND:
+                gone = [name for name, body in self._nodes.items() if is_gone(body)]
+                for name in gone:
+                    del self._nodes[name]
+                return set()
+            if kind == KIND:
+                keys = {key for key, body in self._resources.items() if is_gone(body)}
+                for key in keys:
+                    del self._resources[key]
+                return keys
+            places = [
+                (key, place)
+                for key, objects in self._objects.items()
+                for place, body in objects.items()
+                if place[0] == kind and is_gone(body)
+            ]
+            for key, place in places:
+                del self._objects[key][place]
+                if not self._objects[key]:
+                    del self._objects[key]
+            return {key for key, _ in places}
+
     def keys(self) -> set[ResourceKey]:
         """Return all resources that are there."""
         with self._lock:
             return set(self._resources)
+
+
+def _is_same(body: Body, known: Body | None) -> bool:
+    return known is not None and known["metadata"]["uid"] == body["metadata"]["uid"]
 
 
 def _is_newer(body: Body, known: Body | None) -> bool:
@@ -149,7 +190,7 @@ def _is_newer(body: Body, known: Body | None) -> bool:
     Our own writes are taken in before the watch shows them, and the watch may bring older ones
     meanwhile. Versions of one object only grow; another uid is another object.
     """
-    if known is None or known["metadata"]["uid"] != body["metadata"]["uid"]:
+    if known is None or not _is_same(body, known):
         return True
     return _version(body) >= _version(known)
 

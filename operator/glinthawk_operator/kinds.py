@@ -41,3 +41,9 @@ KINDS: Mapping[str, Kind] = {
     "ServiceMonitor": Kind("monitoring.coreos.com", "v1", "servicemonitors"),
     "StatefulSet": Kind("apps", "v1", "statefulsets"),
 }
+
+OWNED_KINDS = (
+    *("StatefulSet", "Deployment", "Pod", "Service", "ConfigMap", "ServiceAccount"),
+    *("PodDisruptionBudget", "NetworkPolicy"),
+)
+"""Kinds of children that are watched. Secrets are not: a watch would bring everybody's."""

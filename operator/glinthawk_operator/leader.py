@@ -45,6 +45,7 @@ class Leadership:
         self._clock = clock
         self._held_until = 0.0
         self._seen: tuple[str, float] = ("", 0.0)
+        self._written: dict[str, Any] | None = None
 
     @property
     def is_leader(self) -> bool:
@@ -71,21 +72,36 @@ class Leadership:
             ApiError: the API server did not answer; what was held is held for its time.
         """
         now_s = self._clock()
+        written, self._written = self._written, None
+        try:
+            if written is not None and self.is_leader and self._renew(written, now_s):
+                return
+            self._take(now_s)
+        except ApiConflict:
+            self._held_until = 0.0
+
+    def _renew(self, written: dict[str, Any], now_s: float) -> bool:
+        """Renew what was last written, unasked; return False if someone wrote since."""
+        try:
+            self._hold(self._cluster.replace(self._manifest(now_s, written)), now_s)
+        except (ApiConflict, ApiNotFound):
+            return False
+        return True
+
+    def _take(self, now_s: float) -> None:
+        """Look at the Lease, and take it if it is ours, free or silent."""
         try:
             lease = self._cluster.get("Lease", self._name, self._namespace)
         except ApiNotFound:
-            lease = None
-        try:
-            if lease is None:
-                self._cluster.create(self._manifest(now_s, None))
-            elif self._may_take(lease, now_s):
-                self._cluster.replace(self._manifest(now_s, lease))
-            else:
-                self._held_until = 0.0
-                return
-        except ApiConflict:
-            self._held_until = 0.0
+            self._hold(self._cluster.create(self._manifest(now_s, None)), now_s)
             return
+        if self._may_take(lease, now_s):
+            self._hold(self._cluster.replace(self._manifest(now_s, lease)), now_s)
+        else:
+            self._held_until = 0.0
+
+    def _hold(self, written: dict[str, Any], now_s: float) -> None:
+        self._written = written
         self._held_until = now_s + self._lease_s * 2 / 3
 
     def release(self) -> None:

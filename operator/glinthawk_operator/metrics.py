@@ -12,11 +12,9 @@ class OperatorMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
         self.reconciles = self._counter("reconciles", "Reconciles, by result.", ("result",))
-        self.reconcile_seconds = Histogram(
-            "glinthawk_operator_reconcile_seconds",
-            "Time of a reconcile.",
-            registry=registry,
-            buckets=_BUCKETS,
+        self.reconcile_seconds = self._histogram("reconcile_seconds", "Time of a reconcile.")
+        self.queue_wait_seconds = self._histogram(
+            "queue_wait_seconds", "Time that a resource was due before its reconcile began."
         )
         self.errors = self._counter("errors", "Errors, by kind.", ("kind",))
         self.api_requests = self._counter(
@@ -58,6 +56,11 @@ class OperatorMetrics:
 
     def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Counter:
         return Counter(f"glinthawk_operator_{name}", text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, text: str) -> Histogram:
+        return Histogram(
+            f"glinthawk_operator_{name}", text, registry=self.registry, buckets=_BUCKETS
+        )
 
     def _gauge(self, name: str, text: str, labels: tuple[str, ...]) -> Gauge:
         return Gauge(f"glinthawk_operator_{name}", text, labels, registry=self.registry)

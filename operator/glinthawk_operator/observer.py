@@ -32,6 +32,19 @@ UNWATCHED_EVERY_S = 600.0
 
 MISSING_EVERY_S = 30.0
 
+MAX_SILENCE_S = 30.0
+"""Longest time that a gateway which did not answer is not asked again."""
+
+
+@dataclass(frozen=True)
+class Silence:
+    """A gateway that did not answer. pods: that it had then. count: how often in a row."""
+
+    pods: frozenset[tuple[str, bool]]
+    count: int
+    until_s: float
+    why: str
+
 
 @dataclass
 class Memory:
@@ -45,6 +58,7 @@ class Memory:
     missing: tuple[str, ...] = ()
     missing_at_s: float | None = None
     missing_of: int | None = None
+    silence: Silence | None = None
 
 
 class Observer:
@@ -110,17 +124,32 @@ class Observer:
         )
 
     def inspect(
-        self, gateway: GatewayClient | None, owned: OwnedObjects
+        self, gateway: GatewayClient | None, owned: OwnedObjects, memory: Memory
     ) -> tuple[Inspection | None, str | None]:
-        """Ask the gateway how it stands, unless no pod of it runs."""
+        """Ask the gateway how it stands, unless no pod of it runs; else return why it is silent.
+
+        One that does not answer holds up a thread each time, so it is asked less and less often
+        until its pod changes.
+        """
+        now_s = self._clock()
         pods = [pod for pod in view_pods(owned.of_kind("Pod")) if pod.component == GATEWAY]
         if gateway is None or not any(pod.phase == "Running" for pod in pods):
             return None, "its pod does not run"
+        now = frozenset((pod.uid, pod.is_ready) for pod in pods)
+        before = memory.silence if memory.silence and memory.silence.pods == now else None
+        if before is not None and now_s < before.until_s:
+            return None, before.why
         try:
-            return gateway.inspect(), None
+            inspection = gateway.inspect()
         except GatewayError as error:
             self._metrics.errors.labels(type(error).__name__).inc()
+            count = 1 if before is None else before.count + 1
+            pause_s = min(MAX_SILENCE_S, self._settings.poll_seconds * 2.0 ** min(count - 1, 16))
+            # From its end on: what it took is part of what is to be saved.
+            memory.silence = Silence(now, count, self._clock() + pause_s, str(error))
             return None, str(error)
+        memory.silence = None
+        return inspection, None
 
     def observe(
         self,
@@ -135,7 +164,7 @@ class Observer:
         pods = view_pods(owned.of_kind("Pod"))
         objects = dict(owned.objects)
         for pod in pods:
-            if pod.component == STAGE and not pod.is_scheduled and not pod.is_ending:
+            if pod.component == STAGE and pod.waits_for_volume and not pod.is_ending:
                 self._add_cache(context, pod.name, objects)
         return Observed(
             now_s=now_s,

@@ -1,7 +1,7 @@
 """The operator's process: threads that reconcile, the lease, health and metrics.
 
 kopf (main thread) --events--> index, queue --> worker threads --> reconciler
-lease thread: says whether they may act
+lease thread: says whether they may act;  resync thread: takes out of the index what is gone
 """
 
 import secrets
@@ -13,12 +13,15 @@ from random import Random
 
 from glinthawk_operator.cluster import Cluster
 from glinthawk_operator.errors import ApiUnavailable, OperatorError
-from glinthawk_operator.index import ObjectIndex, ResourceKey
+from glinthawk_operator.index import NODE_KIND, ObjectIndex, ResourceKey
+from glinthawk_operator.kinds import OWNED_KINDS
 from glinthawk_operator.leader import Leadership
 from glinthawk_operator.logs import get_logger
+from glinthawk_operator.manifests.names import KIND
 from glinthawk_operator.metrics import OperatorMetrics
 from glinthawk_operator.queue import QueueSettings, WorkQueue
 from glinthawk_operator.reconciler import Reconciler
+from glinthawk_operator.resync import Resync
 from glinthawk_operator.settings import Settings
 
 log = get_logger("process")
@@ -38,16 +41,31 @@ class Parts:
     queue: WorkQueue[ResourceKey]
     reconciler: Reconciler
     leadership: Leadership
+    resync: Resync
+    random: Callable[[], float]
+
+    def spread_s(self) -> float:
+        """Return a time to wait where all resources come at once, as at each start.
+
+        Together they would be a storm of requests.
+        """
+        return self.random() * min(START_SPREAD_S, 0.05 * len(self.index.keys()))
 
 
 def build_parts(cluster: Cluster, settings: Settings, metrics: OperatorMetrics) -> Parts:
     """Wire an operator."""
-    index = ObjectIndex()
+    index, random = ObjectIndex(), Random().random
+    queue = WorkQueue[ResourceKey](
+        QueueSettings(),
+        clock=time.monotonic,
+        random=random,
+        observe_wait=metrics.queue_wait_seconds.observe,
+    )
     return Parts(
         settings,
         metrics,
         index,
-        WorkQueue(QueueSettings(), clock=time.monotonic, random=Random().random),
+        queue,
         Reconciler(
             cluster,
             index,
@@ -63,6 +81,16 @@ def build_parts(cluster: Cluster, settings: Settings, metrics: OperatorMetrics) 
             holder=f"{settings.pod_name}-{secrets.token_hex(4)}",
             lease_s=settings.lease_seconds,
         ),
+        Resync(
+            cluster,
+            index,
+            kinds=(KIND, *OWNED_KINDS, *(() if settings.namespaces else (NODE_KIND,))),
+            namespaces=settings.namespaces,
+            enqueue=queue.add,
+            clock=time.monotonic,
+            random=random,
+        ),
+        random,
     )
 
 
@@ -72,19 +100,18 @@ class Workers:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._stop = threading.Event()
-        self._has_failed = False
         self._threads = [
             threading.Thread(target=self._work, name=f"reconcile-{number}", daemon=True)
             for number in range(parts.settings.workers)
         ]
-        self._lease = threading.Thread(
-            target=parts.leadership.run, args=(self._stop,), name="lease", daemon=True
-        )
+        self._helpers = [
+            threading.Thread(target=run, args=(self._stop,), name=name, daemon=True)
+            for name, run in (("lease", parts.leadership.run), ("resync", parts.resync.run))
+        ]
 
     def start(self) -> None:
         """Begin to act, once the lease is held."""
-        self._lease.start()
-        for thread in self._threads:
+        for thread in (*self._helpers, *self._threads):
             thread.start()
 
     def stop(self) -> None:
@@ -93,19 +120,14 @@ class Workers:
         for thread in self._threads:
             thread.join(JOIN_S)
         self._stop.set()
-        self._lease.join(JOIN_S)
-
-    def fail(self) -> None:
-        """Be dead from now on, so that the kubelet starts the process anew."""
-        self._has_failed = True
+        for thread in self._helpers:
+            thread.join(JOIN_S)
 
     @property
     def is_alive(self) -> bool:
-        """Whether every thread runs that should, and nothing else is beyond repair."""
-        if self._has_failed:
-            return False
+        """Whether every thread runs that should."""
         return self._stop.is_set() or all(
-            thread.is_alive() for thread in (*self._threads, self._lease)
+            thread.is_alive() for thread in (*self._threads, *self._helpers)
         )
 
     def _work(self) -> None:
@@ -120,7 +142,7 @@ class Workers:
                     return
                 continue
             if not parts.leadership.is_leader:
-                parts.queue.done(key, again_after_s=STANDBY_S)
+                parts.queue.done(key, again_after_s=STANDBY_S + parts.spread_s())
                 continue
             self._reconcile(key)
 
@@ -154,11 +176,3 @@ class Workers:
             )
         parts.metrics.reconciles.labels(result).inc()
         parts.metrics.reconcile_seconds.observe(time.monotonic() - started)
-
-
-def spread_start(parts: Parts, key: ResourceKey, random: Callable[[], float]) -> None:
-    """Let a resource that was there before the operator come within the first seconds.
-
-    Many at once would be a storm of requests at each restart.
-    """
-    parts.queue.add(key, after_s=random() * min(START_SPREAD_S, 0.05 * len(parts.index.keys())))

@@ -34,6 +34,7 @@ class WorkQueue(Generic[Key]):
         settings: delays.
         clock: seconds that only grow.
         random: returns a number from 0 up to 1.
+        observe_wait: told of each key that is taken how many seconds it was due.
     """
 
     def __init__(
@@ -42,10 +43,12 @@ class WorkQueue(Generic[Key]):
         *,
         clock: Callable[[], float],
         random: Callable[[], float],
+        observe_wait: Callable[[float], None] = lambda seconds: None,
     ) -> None:
         self._settings = settings
         self._clock = clock
         self._random = random
+        self._observe_wait = observe_wait
         self._changed = threading.Condition()
         self._due: dict[Key, float] = {}
         self._heap: list[tuple[float, int, Key]] = []
@@ -158,6 +161,7 @@ class WorkQueue(Generic[Key]):
             due, _, key = heapq.heappop(self._heap)
             if self._due.get(key) == due:
                 del self._due[key]
+                self._observe_wait(now - due)
                 return key
         return None
 

@@ -116,7 +116,7 @@ class Reconciler:
         owned = self._index.read(key)
         spec, status = context.spec, read_status(body)
         gateway = self._observer.gateway(context, owned)
-        inspection, silence = self._observer.inspect(gateway, owned)
+        inspection, silence = self._observer.inspect(gateway, owned, memory)
         observed = self._observer.observe(context, owned, inspection, memory, body)
         rules = build_rules(spec)
         before = _wanted_before(status, observed, rules)

@@ -40,7 +40,7 @@ class Settings(BaseModel):
     lease_seconds: float = Field(
         default=15.0, ge=3, description="Seconds without a sign of life before another takes over."
     )
-    workers: int = Field(default=4, ge=1, le=64, description="Resources reconciled at a time.")
+    workers: int = Field(default=8, ge=1, le=64, description="Resources reconciled at a time.")
     poll_seconds: float = Field(
         default=5.0, gt=0, description="Seconds from one look at a gateway to the next."
     )

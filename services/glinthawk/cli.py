@@ -275,6 +275,28 @@ def bench_drain(json_file: Path | None, contexts: str, **arguments: Any) -> int:
     return finish(run_drain_bench(settings), json_file)
 
 
+@bench.command("memory", context_settings=CONTEXT)
+@click.option("--stages", default="1,4", show_default=True, help="Numbers of stages, by commas.")
+@click.option(
+    "--kv-memory", default="128MiB,1GiB", show_default=True, help="Sizes of the arena, by commas."
+)
+@click.option("--prompt", type=int, default=256, show_default=True, help="Tokens of a short one.")
+@click.option("--tokens", type=int, default=64, show_default=True, help="Generated for each.")
+@click.option("--long-prompt", type=int, default=2048, show_default=True, help="Of one sequence.")
+@click.option("--dtype", default="bfloat16", show_default=True, help="Format of the weights.")
+@click.option("--model", default="smollm2-135m", show_default=True, help="As for `up`.")
+@_json_option
+def bench_memory(json_file: Path | None, stages: str, kv_memory: str, **arguments: Any) -> int:
+    """Measure what an attention worker takes beside its KV memory, at rest and full."""
+    from glinthawk.bench.drain import parse_contexts
+    from glinthawk.bench.memory import MemoryBenchSettings, run_memory_bench
+    from glinthawk.bench.report import finish
+
+    sizes = tuple(size.strip() for size in kv_memory.split(","))
+    settings = MemoryBenchSettings(parse_contexts(stages), sizes, **arguments)
+    return finish(run_memory_bench(settings), json_file)
+
+
 def _configure_logging(level: str, log_format: str, role: str, name: str) -> None:
     from glinthawk.telemetry.logging import configure_logging
 

@@ -6,15 +6,20 @@ pods. Tests that change it leave it as they found it.
 
 import uuid
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import pytest
 
 from cluster.control_plane import ControlPlane, NoControlPlane, open_control_plane
 from cluster.live import Api, Deployment, find_reason, read_sample
+from cluster.operator_process import Plane, open_plane
+from cluster.rights import USER
 from cluster.work import Lines, answer_here, make_lines
+from cluster.world import World, open_world
 from glinthawk.bench.tally import Answer
 
 NUM_REQUESTS, NUM_TOKENS = 200, 16
+FORBIDDEN = 403
 
 
 @pytest.fixture(scope="session")
@@ -70,3 +75,22 @@ def here(
 def label() -> str:
     """Return a name for a batch that no other test has, in this run or an earlier one."""
     return f"test-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture(scope="session")
+def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
+    """A control plane with controllers, for tests of the operator's process."""
+    try:
+        with open_plane(tmp_path_factory.mktemp("operator-plane")) as opened:
+            yield opened
+    except NoControlPlane as reason:
+        pytest.skip(str(reason))
+
+
+@pytest.fixture
+def world(plane: Plane, tmp_path: Path) -> Iterator[World]:
+    """A world for one test; the operator was never refused anything for want of a right."""
+    with open_world(plane, tmp_path) as opened:
+        yield opened
+        refused = [one for one in opened.audit.read(USER) if one.code == FORBIDDEN]
+        assert not refused, refused

@@ -24,6 +24,13 @@ STOP_S = 30.0
 ATTEMPTS = 3
 """A port that was free may be taken before it is listened on."""
 
+AUDIT_POLICY = {
+    "apiVersion": "audit.k8s.io/v1",
+    "kind": "Policy",
+    "omitStages": ["RequestReceived"],
+    "rules": [{"level": "Metadata"}],
+}
+
 
 class NoControlPlane(Exception):
     """There is none, and this says why, for the reason of a skip."""
@@ -33,12 +40,13 @@ class NoControlPlane(Exception):
 class ControlPlane:
     """An API server, and kubectl to speak to it.
 
-    is_own: made for these tests alone.
+    is_own: made for these tests alone. audit_log: where it writes who asked for what, if it is.
     """
 
     kubectl_path: str
     kubeconfig: Path
     is_own: bool
+    audit_log: Path | None = None
 
     def kubectl(self, *arguments: str, manifest: Any = None) -> subprocess.CompletedProcess[str]:
         """Run kubectl; a manifest goes to its standard input, as JSON."""
@@ -121,8 +129,9 @@ def _launch(
     store, peers, api = (_free_port() for _ in range(3))
     token = os.urandom(16).hex()
     (home / "tokens.csv").write_text(f'{token},test,test,"system:masters"\n', encoding="utf-8")
-    kubeconfig = home / "kubeconfig"
+    kubeconfig, audit_log = home / "kubeconfig", home / "audit.jsonl"
     kubeconfig.write_text(json.dumps(_kubeconfig(api, certificate, token)), encoding="utf-8")
+    (home / "audit.yaml").write_text(json.dumps(AUDIT_POLICY), encoding="utf-8")
     commands = {
         "etcd": [
             f"--data-dir={home / 'etcd'}",
@@ -145,14 +154,16 @@ def _launch(
             "--service-account-issuer=https://kubernetes.default.svc",
             f"--service-account-key-file={certificate}",
             f"--service-account-signing-key-file={key}",
-            "--service-cluster-ip-range=10.0.0.0/24",
+            "--service-cluster-ip-range=10.0.0.0/16",
+            f"--audit-policy-file={home / 'audit.yaml'}",
+            f"--audit-log-path={audit_log}",
         ],
     }
     started = [
-        processes.enter_context(_run([str(assets / name), *options], home / f"{name}.log"))
+        processes.enter_context(run_process([str(assets / name), *options], home / f"{name}.log"))
         for name, options in commands.items()
     ]
-    plane = ControlPlane(kubectl, kubeconfig, is_own=True)
+    plane = ControlPlane(kubectl, kubeconfig, is_own=True, audit_log=audit_log)
     deadline = time.monotonic() + READY_S
     while time.monotonic() < deadline:
         if any(process.poll() is not None for process in started):
@@ -164,7 +175,8 @@ def _launch(
 
 
 @contextmanager
-def _run(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def run_process(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a process until the end of the block; its output goes to a file."""
     with (
         log.open("wb") as output,
         subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT) as process,

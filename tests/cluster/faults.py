@@ -1,19 +1,25 @@
 """A proxy before the API server that lets calls fail as they do in life: 409, 429, 500, 504,
 answers that are lost after the call took effect, and watches that end in the middle."""
 
+import contextlib
 import http.client
 import json
 import random
+import socket
 import ssl
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 TIMEOUT_S = 60.0
 READ_FAULTS = (0, 429, 500, 504)
 WRITE_FAULTS = (0, 409, 429, 500, 504)
 """0: the answer is lost, though the call took effect."""
+
+WATCH = "watch="
+FORBIDDEN, GONE, UNAVAILABLE = 403, 410, 503
 
 _HOP_HEADERS = ("transfer-encoding", "connection", "content-length")
 
@@ -22,6 +28,8 @@ class FaultyProxy:
     """Speaks plain HTTP and passes on to the API server of a kubeconfig.
 
     share: of calls that fail; it may be changed meanwhile. num_faults: how many did.
+    refused: parts of paths that are forbidden to read. is_deaf: nothing is read but leases.
+    forgotten_version: watches from it or before cannot go on, and must list anew.
     """
 
     def __init__(self, kubeconfig: Path, *, share: float, seed: int) -> None:
@@ -29,6 +37,10 @@ class FaultyProxy:
         cluster = document["clusters"][0]["cluster"]
         self.share = share
         self.num_faults = 0
+        self.refused: set[str] = set()
+        self.is_deaf = False
+        self.forgotten_version = 0
+        self._watches: set[socket.socket] = set()
         outer, draw, lock = self, random.Random(seed), threading.Lock()
         context = ssl.create_default_context(cafile=cluster["certificate-authority"])
         host, port = cluster["server"].removeprefix("https://").split(":")
@@ -41,6 +53,10 @@ class FaultyProxy:
                     faults = READ_FAULTS if self.command == "GET" else WRITE_FAULTS
                     fault = draw.choice(faults) if draw.random() < outer.share else None
                 body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+                fault = outer._reads(self.command, self.path) or fault
+                if fault == GONE:
+                    self._forget()
+                    return
                 if fault:
                     self._fail(fault)
                     return
@@ -62,6 +78,14 @@ class FaultyProxy:
                 self.end_headers()
                 self.wfile.write(content.encode())
 
+            def _forget(self) -> None:
+                status = {"kind": "Status", "code": GONE, "reason": "Expired", "message": "old"}
+                self.send_response(200)
+                self.send_header("Connection", "close")
+                self.end_headers()
+                self.wfile.write(json.dumps({"type": "ERROR", "object": status}).encode() + b"\n")
+                self.close_connection = True
+
             def _pass_on(self, body: bytes, *, is_lost: bool) -> None:
                 upstream = http.client.HTTPSConnection(
                     host, int(port), context=context, timeout=TIMEOUT_S
@@ -73,8 +97,10 @@ class FaultyProxy:
                 }
                 try:
                     upstream.request(self.command, self.path, body or None, headers)
+                    if WATCH in self.path:
+                        outer._watches.add(upstream.sock)
                     answer = upstream.getresponse()
-                    if is_lost and "watch=" not in self.path:
+                    if is_lost and WATCH not in self.path:
                         outer.num_faults += 1
                         self.close_connection = True
                         return
@@ -91,6 +117,7 @@ class FaultyProxy:
                     self._copy(answer, cut=is_lost)
                 finally:
                     self.close_connection = True
+                    outer._watches.discard(upstream.sock)
                     upstream.close()
 
             def _copy(self, answer: http.client.HTTPResponse, *, cut: bool) -> None:
@@ -118,6 +145,26 @@ class FaultyProxy:
         cluster["server"] = f"http://127.0.0.1:{self._server.server_address[1]}"
         self.kubeconfig = kubeconfig.with_name("faulty-kubeconfig")
         self.kubeconfig.write_text(json.dumps(document), encoding="utf-8")
+
+    def cut_watches(self) -> None:
+        """Let the connections of all watches break."""
+        for one in list(self._watches):
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+
+    def _reads(self, command: str, path: str) -> int | None:
+        """Return the status by which a read fails on purpose, None if it does not."""
+        if command != "GET":
+            return None
+        if any(part in path for part in self.refused):
+            return FORBIDDEN
+        is_watch = WATCH in path
+        if self.is_deaf and "/leases/" not in path:
+            return UNAVAILABLE
+        if is_watch:
+            asked = parse_qs(urlsplit(path).query).get("resourceVersion", ["0"])[0]
+            return GONE if int(asked) <= self.forgotten_version else None
+        return None
 
     def close(self) -> None:
         """Stop listening."""

@@ -1,32 +1,29 @@
-"""What stands in for machines in tests of the operator: kubelets, and a gateway for all resources.
-
-The API server and its controllers are real; these say of pods that they run, and of workers how
-much they hold.
-"""
+"""A gateway that stands in for those of all resources, in tests of the operator."""
 
 import json
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from kubernetes import client
-from kubernetes.client.exceptions import ApiException
-
-COMPONENT = "app.kubernetes.io/component"
-INSTANCE = "app.kubernetes.io/instance"
-RAN = "2026-01-01T00:00:00Z"
-
 
 @dataclass
 class Fleet:
-    """What the gateways of all resources say, by namespace and name."""
+    """What the gateways of all resources say, by namespace and name.
+
+    is_silent: they answer nothing of use. silent_for_s: those that answer only after a time.
+    troubles: statuses of components' new pods, where they do not just run.
+    """
 
     num_stages: int = 2
     kv_per_worker: int = 1 << 30
     demanded: int = 0
     holds_drains: bool = False
+    is_silent: bool = False
+    silent_for_s: dict[tuple[str, str], float] = field(default_factory=dict)
+    troubles: dict[str, dict[str, Any]] = field(default_factory=dict)
     workers: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
     drained: list[str] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
@@ -92,8 +89,11 @@ class StandInGateway:
     def __init__(self, fleet: Fleet) -> None:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                namespace, name = self._key()
-                self._answer(200, fleet.inspect((namespace, name)))
+                time.sleep(fleet.silent_for_s.get(self._key(), 0.0))
+                if fleet.is_silent:
+                    self._answer(503, {"error": {"message": "silent"}})
+                else:
+                    self._answer(200, fleet.inspect(self._key()))
 
             def do_PUT(self) -> None:
                 self.rfile.read(int(self.headers.get("Content-Length", "0")))
@@ -121,7 +121,15 @@ class StandInGateway:
             def log_message(self, format: str, *args: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+            block_on_close = False
+            request_queue_size = 128
+
+            def handle_error(self, request: Any, client_address: Any) -> None:
+                """Who waited too long has gone."""
+
+        self._server = Server(("127.0.0.1", 0), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
 
@@ -135,62 +143,3 @@ class StandInGateway:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
-
-
-class Kubelets:
-    """Says of every pod that it runs; of check pods that they ran, or cannot be fetched."""
-
-    def __init__(self, api: client.CoreV1Api, fleet: Fleet) -> None:
-        self._api = api
-        self._fleet = fleet
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        """End."""
-        self._stop.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._stop.wait(0.3):
-            try:
-                self._turn()
-            except ApiException:
-                continue
-
-    def _turn(self) -> None:
-        workers: dict[tuple[str, str], set[str]] = {}
-        for pod in self._api.list_pod_for_all_namespaces().items:
-            component = (pod.metadata.labels or {}).get(COMPONENT)
-            if component is None or pod.metadata.deletion_timestamp is not None:
-                continue
-            status = self._status(component, pod.spec.containers[0].image)
-            if pod.status.phase == "Pending" and not pod.status.container_statuses:
-                self._api.patch_namespaced_pod_status(
-                    pod.metadata.name, pod.metadata.namespace, {"status": status}
-                )
-            elif component == "attention":
-                key = (pod.metadata.namespace, pod.metadata.labels[INSTANCE])
-                workers.setdefault(key, set()).add(pod.metadata.name)
-        self._fleet.follow(workers)
-
-    def _status(self, component: str, image: str) -> dict[str, Any]:
-        base = {"name": component, "image": image, "imageID": image, "restartCount": 0}
-        if "missing" in image:
-            waiting = {"waiting": {"reason": "ErrImagePull", "message": f"{image} is not there"}}
-            return {"containerStatuses": [{**base, "ready": False, "state": waiting}]}
-        if component == "check":
-            ended = {"exitCode": 0, "message": '{"version": "2", "protocol_version": 1}'}
-            state = {"terminated": {**ended, "startedAt": RAN, "finishedAt": RAN}}
-            return {
-                "phase": "Succeeded",
-                "containerStatuses": [{**base, "ready": False, "state": state}],
-            }
-        return {
-            "phase": "Running",
-            "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": RAN}],
-            "containerStatuses": [
-                {**base, "ready": True, "state": {"running": {"startedAt": RAN}}}
-            ],
-        }

@@ -89,7 +89,8 @@ class MemoryTierSpec(PodFields):
     memory_overhead: Quantity = Field(
         default="384Mi",
         description="Memory in bytes of a worker's pod beside its KV pages: program, buffers, "
-        "frames under way.",
+        "frames under way, page tables. The default is measured, and for kvCache.memory up to "
+        "96Gi; above, add 2Mi for each Gi.",
     )
     threads: int | None = Field(
         default=None,

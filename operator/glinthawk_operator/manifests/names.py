@@ -21,6 +21,7 @@ COMPONENT_LABEL = "app.kubernetes.io/component"
 MANAGED_LABEL = "app.kubernetes.io/managed-by"
 VERSION_LABEL = "app.kubernetes.io/version"
 APP_NAME = "glinthawk"
+MANAGED_SELECTOR = f"{MANAGED_LABEL}={FIELD_MANAGER}"
 
 APPLIED_ANNOTATION = f"{GROUP}/applied"
 """Hash of the manifest that was last applied to a child."""

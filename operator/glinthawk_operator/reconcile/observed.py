@@ -40,6 +40,12 @@ class PodView:
     problem: tuple[str, str] | None = None
     result: str | None = None
 
+    @property
+    def waits_for_volume(self) -> bool:
+        """Whether no node fits because a volume is bound to one that cannot take the pod."""
+        text = "" if self.problem is None else self.problem[1].lower()
+        return not self.is_scheduled and "volume" in text and "node affinity" in text
+
 
 @dataclass(frozen=True)
 class WorkloadView:

@@ -11,7 +11,7 @@ from glinthawk_operator.reconcile.observed import Observed, PodView, cache_claim
 from glinthawk_operator.reconcile.rollout import Rollout, plan_rollout
 from glinthawk_operator.reconcile.scaling import ScalingPlan, plan_scaling
 
-PRUNED_KINDS = ("NetworkPolicy", "PodDisruptionBudget", "ServiceMonitor")
+PRUNED_KINDS = ("NetworkPolicy", "ServiceMonitor")
 """Kinds of which a resource may want fewer than before."""
 
 
@@ -81,15 +81,9 @@ def _free_stages(observed: Observed) -> list[Action]:
                 "is computed again"
             )
             actions.append(Announce("StageOnLostNode", message, is_warning=True))
-        elif not pod.is_ending and _waits_for_lost_volume(pod):
+        elif not pod.is_ending and pod.waits_for_volume:
             actions += _give_up_cache(pod, observed)
     return actions
-
-
-def _waits_for_lost_volume(pod: PodView) -> bool:
-    """Tell whether no node fits because the cache is bound to one that cannot take the pod."""
-    text = "" if pod.problem is None else pod.problem[1].lower()
-    return not pod.is_scheduled and "volume" in text and "node affinity" in text
 
 
 def _give_up_cache(pod: PodView, observed: Observed) -> list[Action]:

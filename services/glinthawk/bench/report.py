@@ -169,6 +169,16 @@ _COLUMNS = {
         _number("tokens", "tokens", digits=0),
         _number("MB copied", "bytes", scale=1e6, digits=1),
     ),
+    "memory": (
+        _number("stages", "stages", digits=0),
+        _text("KV memory", "kv_memory"),
+        _number("sequences", "sequences", digits=0),
+        _number("KV resident MiB", "kv_resident", scale=_MIB, digits=0),
+        _number("overhead MiB, at rest", "overhead_at_rest", scale=_MIB, digits=0),
+        _number("most", "overhead_most", scale=_MIB, digits=0),
+        _number("after", "overhead_after", scale=_MIB, digits=0),
+        _number("page tables MiB", "page_tables", scale=_MIB),
+    ),
     "chaos": (
         _text("event", "event"),
         _number("count", "count", digits=0),

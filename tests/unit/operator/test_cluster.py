@@ -166,3 +166,13 @@ def test_every_request_is_told(server: ApiStandIn) -> None:
     server.fail(503)
     cluster.get("Pod", "p", "ns")
     assert told == [("get", "Pod", "503"), ("get", "Pod", "200")]
+
+
+def test_uids_are_listed_without_the_objects(server: ApiStandIn, cluster: Cluster) -> None:
+    items = [{"metadata": {"uid": "a"}}, {"metadata": {"uid": "b"}}]
+    server.answers.append((200, {}, {"metadata": {"resourceVersion": "7"}, "items": items}))
+    assert cluster.list_uids("Pod", label_selector="x=y") == ({"a", "b"}, 7)
+    ((verb, path, _, _),) = server.asked
+    assert verb == "GET"
+    assert path.startswith("/api/v1/pods?")
+    assert "labelSelector=x%3Dy" in path

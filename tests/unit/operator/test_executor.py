@@ -131,3 +131,13 @@ def test_an_event_is_written_once_an_hour(world: World) -> None:
 def test_without_a_gateway_nothing_drains(world: World) -> None:
     assert world.run(Drain("w", 1.0), CancelDrain("w")) == ()
     assert world.done == []
+
+
+def test_what_is_not_watched_is_deleted_once(world: World) -> None:
+    body = {**manifest("demo"), "kind": "ServiceMonitor"}
+    body["metadata"] = {**body["metadata"], "uid": "u", "resourceVersion": "1"}
+    world.index.put("ServiceMonitor", body, KEY)
+    world.index.put("NetworkPolicy", body, KEY)
+    world.run(Delete("ServiceMonitor", "demo", "u"), Delete("NetworkPolicy", "demo", "u"))
+    # Of what is watched, the watch says when it is gone.
+    assert set(world.index.read(KEY).objects) == {("NetworkPolicy", "demo")}

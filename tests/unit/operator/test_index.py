@@ -103,3 +103,46 @@ def test_keys_of_long_names_fit_a_label_and_differ() -> None:
     assert len(keys) == 3
     assert all(len(key.instance) <= 63 for key in keys)
     assert resource_key(resource()) == ResourceKey("ns", "demo")
+
+
+def test_a_resource_made_anew_outlives_the_end_of_the_old_one() -> None:
+    """Events of two objects of one name may come in any order."""
+    index = ObjectIndex()
+    old = resource()
+    new = resource(version=9)
+    new["metadata"]["uid"] = "another"
+    index.put_resource(old)
+    key = index.put_resource(new)
+    index.remove_resource(old)
+    assert index.read(key).resource is new
+
+
+def test_what_a_list_does_not_show_is_forgotten_unless_it_is_newer() -> None:
+    index = ObjectIndex()
+    key = index.put_resource(resource())
+    for name, version in (("listed", 1), ("gone", 5), ("new", 11)):
+        index.put("Pod", owned(name, uid=name, version=version))
+    index.put("Service", owned("gone", uid="s", version=5))
+    assert index.sweep("Pod", {"listed"}, 10) == {key}
+    assert set(index.read(key).objects) == {("Pod", "listed"), ("Pod", "new"), ("Service", "gone")}
+    assert index.sweep("Pod", {"listed"}, 10) == set()
+
+
+def test_a_list_of_one_namespace_says_nothing_of_another() -> None:
+    index = ObjectIndex()
+    index.put("Pod", owned("a"))
+    assert index.sweep("Pod", set(), 10, "another") == set()
+    assert index.sweep("Pod", set(), 10, "ns") == {ResourceKey("ns", "demo")}
+
+
+def test_resources_and_nodes_that_a_list_does_not_show_are_forgotten_too() -> None:
+    index = ObjectIndex()
+    key = index.put_resource(resource())
+    index.put_node({"metadata": {"name": "cpu-1", "uid": "n", "resourceVersion": "3"}})
+    assert index.sweep("GlinthawkDeployment", {"uid-demo"}, 10) == set()
+    assert index.sweep("GlinthawkDeployment", set(), 10) == {key}
+    assert index.keys() == set()
+    index.sweep("Node", {"n"}, 10)
+    assert index.node("cpu-1") is not None
+    index.sweep("Node", set(), 10)
+    assert index.node("cpu-1") is None

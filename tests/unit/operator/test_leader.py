@@ -15,8 +15,10 @@ class Leases:
         self.lease: dict[str, Any] | None = None
         self.version = 0
         self.is_away = False
+        self.num_reads = 0
 
     def get(self, kind: str, name: str, namespace: str) -> dict[str, Any]:
+        self.num_reads += 1
         if self.is_away:
             raise ApiUnavailable("away")
         if self.lease is None:
@@ -29,6 +31,8 @@ class Leases:
         return self._keep(manifest)
 
     def replace(self, manifest: dict[str, Any]) -> dict[str, Any]:
+        if self.is_away:
+            raise ApiUnavailable("away")
         if manifest["metadata"]["resourceVersion"] != str(self.version):
             raise ApiConflict("changed", status=409)
         return self._keep(manifest)
@@ -129,3 +133,40 @@ def test_of_two_that_take_it_at_once_one_gets_it(world: World) -> None:
     world.leases.get = lambda *_: before  # type: ignore[method-assign]
     second.try_once()
     assert (first.is_leader, second.is_leader) == (True, False)
+
+
+def test_a_leader_renews_with_one_request(world: World) -> None:
+    first = world.leader("a")
+    first.try_once()
+    reads = world.leases.num_reads
+    for _ in range(10):
+        world.now_s += 5.0
+        first.try_once()
+        assert first.is_leader
+    assert world.leases.num_reads == reads
+    assert world.leases.lease is not None
+    assert world.leases.lease["spec"]["leaseTransitions"] == 0
+
+
+def test_a_lease_that_someone_wrote_to_is_looked_at_and_stays_ours(world: World) -> None:
+    first = world.leader("a")
+    first.try_once()
+    assert world.leases.lease is not None
+    world.leases.replace(world.leases.lease)  # such as an annotation
+    world.now_s += 5.0
+    first.try_once()
+    assert first.is_leader
+    world.leases.lease = None  # or it was deleted
+    world.now_s += 5.0
+    first.try_once()
+    assert first.is_leader
+
+
+def test_a_lease_that_another_took_is_lost(world: World) -> None:
+    first, second = world.leader("a"), world.leader("b")
+    first.try_once()
+    world.leases.replace({**world.leases.lease, "spec": {"holderIdentity": ""}})  # type: ignore[dict-item]
+    second.try_once()
+    assert second.is_leader
+    first.try_once()
+    assert not first.is_leader

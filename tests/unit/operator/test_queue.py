@@ -193,3 +193,12 @@ def test_nothing_that_was_added_is_lost(operations: list[tuple[str, str]]) -> No
         came.add(key_or_none)
         queue.done(key_or_none)
     assert came == owed
+
+
+def test_how_long_a_key_was_due_is_told() -> None:
+    clock, waits = Clock(), list[float]()
+    queue = WorkQueue[str](SETTINGS, clock=clock, random=lambda: 0.0, observe_wait=waits.append)
+    queue.add("a", after_s=2)
+    clock.now_s = 5
+    assert queue.take(timeout_s=0) == "a"
+    assert waits == [3]

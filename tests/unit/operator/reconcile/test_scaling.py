@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from factories_operator import NOW_S, make_inspection, make_observed, make_pod
@@ -129,6 +129,7 @@ def test_a_worker_whose_drain_failed_is_not_chosen_again_at_once() -> None:
 states = st.sampled_from(["active", "draining", "drained", "lost", None])
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(states, st.booleans(), st.booleans()), min_size=1, max_size=6),
     st.integers(1, 6),
