@@ -16,7 +16,8 @@ from kubernetes import client, config
 
 from cluster.control_plane import ControlPlane, NoControlPlane, open_control_plane
 from cluster.faults import FaultyProxy
-from cluster.stand_ins import Fleet, Kubelets, StandInGateway
+from cluster.kubelets import Kubelets
+from cluster.stand_ins import Fleet, StandInGateway
 from glinthawk.bench.fleet import find_ports
 from prometheus_runs import Prometheus, find_prometheus, prometheus_in, wait_until
 
