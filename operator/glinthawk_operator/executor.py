@@ -55,7 +55,7 @@ class Marks:
     """
 
     applied: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
-    announced: dict[tuple[str, str], float] = field(default_factory=dict)
+    announced: dict[tuple[str, str, float | None], float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ class Executor:
 
     def _announce(self, action: Announce, target: Target) -> bool:
         now_s = self._clock()
-        key = (action.reason, action.message)
+        key = (action.reason, action.message, action.at_s)
         announced = target.marks.announced
         if now_s - announced.get(key, -EVENT_AGAIN_S) < EVENT_AGAIN_S:
             return False

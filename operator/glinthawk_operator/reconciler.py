@@ -208,7 +208,7 @@ class Reconciler:
         news = list(find_news(before.conditions, status.conditions))
         if outcome.replicas_before is not None:
             message = f"{outcome.replicas_before} -> {describe_decision(outcome.decision)}"
-            news.append(Announce("Scaled", message))
+            news.append(Announce("Scaled", message, at_s=subject.observed.now_s))
             reason = outcome.decision.reason.value
             self._metrics.decisions.labels(target.namespace, target.name, reason).inc()
         self._executor.run(news, target)

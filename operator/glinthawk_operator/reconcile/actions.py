@@ -65,11 +65,16 @@ class CancelDrain:
 
 @dataclass(frozen=True)
 class Announce:
-    """Write an Event about the resource."""
+    """Write an Event about the resource.
+
+    at_s: when it happened, in seconds since 1970, for what is told each time that it does; without
+    it the same words are an Event once an hour.
+    """
 
     reason: str
     message: str
     is_warning: bool = False
+    at_s: float | None = None
 
 
 Action = Create | Apply | Delete | Annotate | Scale | Drain | CancelDrain | Announce

@@ -118,13 +118,19 @@ def test_a_server_that_fails_ends_the_turn(world: World) -> None:
 
 def test_an_event_is_written_once_an_hour(world: World) -> None:
     for _ in range(3):
-        world.run(Announce("Scaled", "1 -> 2"))
+        world.run(Announce("PodsMissing", "waiting"))
     assert len(world.server.asked) == 1
     event = world.server.asked[0][3]
     assert event["regarding"]["uid"] == "uid-demo"
-    assert (event["reason"], event["type"]) == ("Scaled", "Normal")
+    assert (event["reason"], event["type"]) == ("PodsMissing", "Normal")
     world.now_s += 3601
-    world.run(Announce("Scaled", "1 -> 2"))
+    world.run(Announce("PodsMissing", "waiting"))
+    assert len(world.server.asked) == 2
+
+
+def test_what_happens_again_is_told_again(world: World) -> None:
+    for at_s in (1.0, 1.0, 2.0):
+        world.run(Announce("Scaled", "2 -> 1", at_s=at_s))
     assert len(world.server.asked) == 2
 
 
