@@ -19,7 +19,11 @@ from watched_fleet import (
     watched,
 )
 
-pytestmark = [pytest.mark.skipif(BINARY is None, reason=NO_PROMETHEUS), pytest.mark.timeout(TEST_S)]
+pytestmark = [
+    pytest.mark.acceptance,
+    pytest.mark.skipif(BINARY is None, reason=NO_PROMETHEUS),
+    pytest.mark.timeout(TEST_S),
+]
 
 SMALL = Size(kv_memory="2MiB")
 HEAVY = Size(
