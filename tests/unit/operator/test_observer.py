@@ -124,5 +124,7 @@ def test_only_a_stage_that_a_volume_holds_up_is_asked_for_its_cache(world: World
     assert world.observe() == []
     away = {**no_room, "message": "0/2: 2 node(s) had volume node affinity conflict"}
     world.put_pod("stage", uid="new", PodScheduled=away)
+    claim = {"metadata": {"name": "cache-demo-stage-0"}, "spec": {"volumeName": ""}}
+    world.server.answers.append((200, {}, claim))
     (path,) = world.observe()
     assert path.endswith("/persistentvolumeclaims/cache-demo-stage-0")
