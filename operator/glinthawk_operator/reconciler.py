@@ -103,7 +103,8 @@ class Reconciler:
             self._forget(key, owned)
             return None
         try:
-            spec = GlinthawkDeploymentSpec.model_validate(body["spec"])
+            # A definition of a later release may have filled in fields that are not known here.
+            spec = GlinthawkDeploymentSpec.model_validate(body["spec"], extra="ignore")
         except ValidationError as error:
             self._say_invalid(body, str(error))
             return IDLE_POLL_S

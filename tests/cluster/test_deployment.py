@@ -92,10 +92,11 @@ def url() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def client(url: str) -> OpenAI:
+def client(url: str) -> Iterator[OpenAI]:
     secret = json.loads(kubectl("get", "secret", f"{NAME}-api-key", "--output", "json"))
     key = base64.b64decode(secret["data"]["key"]).decode()
-    return OpenAI(base_url=f"{url}/v1", api_key=key, timeout=WAIT_S, max_retries=0)
+    with OpenAI(base_url=f"{url}/v1", api_key=key, timeout=WAIT_S, max_retries=0) as client:
+        yield client
 
 
 def test_the_resource_is_ready_and_says_so() -> None:

@@ -3,6 +3,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
+from factories_operator import make_spec
 from factories_resource import ABSENT, MINIMAL, build_spec, build_spec_document
 from glinthawk_operator.crd.spec import GlinthawkDeploymentSpec
 
@@ -135,3 +136,10 @@ def test_every_size_and_time_says_its_unit() -> None:
                 assert "bytes" in text, (part, name)
             if name.endswith(("utilization", "busy", "idle", "tolerance", "percent")):
                 assert "percent" in text, (part, name)
+
+
+def test_fields_of_a_later_release_are_passed_over_where_they_are_asked_to_be() -> None:
+    spec = make_spec().model_dump(mode="json", by_alias=True, exclude_none=True)
+    spec["gateway"]["ofALaterRelease"] = 1000
+    read = GlinthawkDeploymentSpec.model_validate(spec, extra="ignore")
+    assert read == make_spec()
