@@ -35,7 +35,7 @@ def await_condition(world: World, kind: str, reason: str) -> str:
     wait_until(lambda: world.condition(kind)[1] == reason, f"{kind} for {reason}")
     message = world.condition(kind)[2]
     wait_until(lambda: bool(world.events(reason)), f"an Event {reason}")
-    assert any(note.startswith(f"{kind}: ") for note in world.events(reason))
+    assert any(note.startswith(f"{kind} is ") for note in world.events(reason))
     return message
 
 

@@ -157,11 +157,15 @@ def _degraded(subject: Subject) -> _Answer:
         )
     if subject.refused:
         return _Answer("True", "ApiRefused", "; ".join(subject.refused))
-    for component in (STAGE, GATEWAY, ATTENTION):
-        troubled = _troubled(observed, component)
-        if troubled is not None and troubled.problem is not None:
-            reason, message = troubled.problem
-            return _Answer("True", _reason(reason), f"{troubled.name}: {message or reason}")
+    problems = [
+        (pod.name, *pod.problem)
+        for component in (STAGE, GATEWAY, ATTENTION)
+        if (pod := _troubled(observed, component)) is not None and pod.problem is not None
+    ]
+    if problems:
+        # The scheduler tries again after an error of its own: what else is wrong says more.
+        name, reason, message = min(problems, key=lambda one: one[1] == "SchedulerError")
+        return _Answer("True", _reason(reason), f"{name}: {message or reason}")
     for workload in observed.workloads.values():
         if workload.refusal is not None:
             return _Answer("True", "PodsRefused", f"{workload.name}: {workload.refusal}")

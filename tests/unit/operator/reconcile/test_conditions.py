@@ -86,6 +86,19 @@ def test_what_a_pod_said_last_is_passed_on() -> None:
     assert "needs 18 GiB" in degraded.message
 
 
+def test_an_error_of_the_scheduler_says_less_than_a_pod_that_fits_nowhere() -> None:
+    pods = [
+        make_pod("demo-stage-0", "stage", is_ready=False, problem=("SchedulerError", "conflict")),
+        make_pod(
+            "demo-attention-0", "attention", is_ready=False, problem=("Unschedulable", "full")
+        ),
+    ]
+    both = answer(subject_of(make_observed(WANTED, pods=pods)), "Degraded")
+    assert (both.reason, both.message) == ("Unschedulable", "demo-attention-0: full")
+    alone = answer(subject_of(make_observed(WANTED, pods=pods[:1])), "Degraded")
+    assert (alone.reason, alone.message) == ("SchedulerError", "demo-stage-0: conflict")
+
+
 def test_what_the_spec_names_and_is_not_there_is_said() -> None:
     observed = make_observed(WANTED, missing=("model.source names the claim x",))
     degraded = answer(subject_of(observed), "Degraded")
