@@ -87,7 +87,7 @@ PrefillTokens = Annotated[
 MaxLaneRows = Annotated[int, Field(ge=1, le=65536, description="Sequences of one lane.")]
 
 APART_LANE_ROWS = 16
-SHARED_LANE_ROWS = 32
+SHARED_LANE_ROWS = 256
 """Defaults of `MinLaneRows`: where members have machines of their own, and where they share one."""
 
 MinLaneRows = Annotated[
@@ -104,8 +104,7 @@ Lanes = Annotated[
     Field(
         ge=2,
         le=4096,
-        description="Lanes in flight; the default is two a stage, and where all share a machine "
-        "one for each segment that its stages compute at a time, and two.",
+        description="Lanes in flight; the default is two a stage.",
     ),
 ]
 

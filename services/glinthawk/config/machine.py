@@ -11,15 +11,6 @@ CGROUPS = Path("/sys/fs/cgroup")
 """Where a container finds the control group that it runs in."""
 
 
-MOST_SEGMENTS = 4
-"""Segments that a stage computes at a time on a CPU; more threads go into each of them."""
-
-
-def count_segments(num_threads: int) -> int:
-    """Return how many segments a stage computes at a time on a CPU with `num_threads` threads."""
-    return min(MOST_SEGMENTS, num_threads)
-
-
 def count_cores() -> int:
     """Return the cores that this process may use; of a limit in fractions the whole ones.
 

@@ -1,15 +1,13 @@
 """Who computes a stage's segments: the loop's own thread, or several threads of a CPU.
 
-On a GPU one segment runs at a time, on the loop's thread. On a CPU several run beside each other,
-each by a thread (a hand) that computes it from its first product to its last:
+One segment runs at a time, on the loop's thread, unless more are asked for (`segments` of the
+stage's configuration). Then several run beside each other, each on a thread (a hand) that computes
+it from its first product to its last:
 
     loop --start--> hand 0 [ lane 0: norm, products, rope, ... ] --SegmentEnded--> loop
                     hand 1 [ lane 2: norm, products, rope, ... ]
 
-Within a segment, threads that share out each small step would wait for each other some thirty
-times, and all of them for the one that an attention worker on the same machine has pushed aside.
-Between segments nobody waits as long as there is a lane more than there are hands. A segment that
-is alone in the stage still gets all threads.
+The hands share the stage's threads; a segment that is alone in the stage gets all of them.
 """
 
 import queue

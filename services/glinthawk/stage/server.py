@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from prometheus_client import CollectorRegistry
 
 from glinthawk.config import StageConfig
-from glinthawk.config.machine import count_segments
 from glinthawk.errors import InvalidConfig
 from glinthawk.models.config import ModelConfig
 from glinthawk.models.load import load_config
@@ -118,7 +117,7 @@ class _StageRole(Role):
             else None,
             max_rows=config.max_rows,
             metrics=metrics,
-            num_hands=count_segments(config.threads) if policy.device.type == "cpu" else 1,
+            num_hands=min(config.segments, config.threads) if policy.device.type == "cpu" else 1,
             num_threads=config.threads,
         )
         self._links = StageLinks(

@@ -1,15 +1,8 @@
 """How many lanes, and from how many sequences on."""
 
-import pytest
-
 from glinthawk.config.batch import BatchConfig
 from glinthawk.config.gateway import GatewayConfig, UpConfig
 from glinthawk.gateway.lane_settings import LaneSettings, choose_lanes
-
-
-@pytest.fixture(autouse=True)
-def cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("glinthawk.gateway.lane_settings.count_cores", lambda: 8)
 
 
 def batch(**fields: object) -> LaneSettings:
@@ -22,15 +15,10 @@ def test_members_with_machines_of_their_own_get_two_lanes_a_stage() -> None:
     assert choose_lanes(GatewayConfig(stages=3)) == apart
 
 
-@pytest.mark.parametrize(
-    ("stages", "threads", "lanes"), [(1, None, 6), (2, None, 10), (8, None, 10), (1, "stage=1", 3)]
-)
-def test_members_of_one_machine_get_a_lane_for_each_segment_and_two(
-    stages: int, threads: str | None, lanes: int
-) -> None:
-    shared = batch(stages=stages, threads=threads)
-    assert (shared.num_lanes, shared.min_lane_rows) == (lanes, 32)
-    assert choose_lanes(UpConfig(stages=stages, threads=threads)) == shared
+def test_members_of_one_machine_open_a_second_lane_late() -> None:
+    shared = batch(stages=2)
+    assert (shared.num_lanes, shared.min_lane_rows) == (4, 256)
+    assert choose_lanes(UpConfig(stages=2)) == shared
 
 
 def test_what_is_given_holds() -> None:
