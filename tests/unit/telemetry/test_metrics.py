@@ -39,7 +39,10 @@ def test_every_promised_name_is_exported_from_the_start() -> None:
 def test_attributes_move_their_own_metric() -> None:
     registry = CollectorRegistry()
     metrics = ServiceMetrics(registry)
+    metrics.set_waiting(interactive=2, batch=2)
     for value in vars(metrics).values():
+        if value is metrics.waiting_sequences:
+            continue
         if isinstance(value, Counter):
             value.inc(2)
         elif isinstance(value, Gauge):
