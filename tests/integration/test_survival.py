@@ -24,7 +24,7 @@ from survival_runs import (
 )
 
 NUM_REQUESTS = 40
-NUM_TOKENS = 60
+NUM_TOKENS = 240
 REQUESTS = make_requests(NUM_REQUESTS, NUM_TOKENS)
 SOME_TOKENS = 500
 """Of 3,000: everything is under way, and nothing near its end."""
