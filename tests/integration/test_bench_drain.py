@@ -9,7 +9,6 @@ import pytest
 from factories_models import make_tiny_model
 from glinthawk.bench.drain import (
     DrainBenchSettings,
-    parse_contexts,
     run_drain_bench,
 )
 from glinthawk.bench.fleet import GATEWAY, Fleet, FleetSettings, fleet_of, wait_until
@@ -56,12 +55,6 @@ def test_sequences_move_in_both_ways_and_the_document_tells_how(model: str) -> N
 def test_sizes_that_measure_nothing_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(InvalidConfig, match=next(iter(changes))):
         DrainBenchSettings(**changes)
-
-
-def test_contexts_are_read_from_text() -> None:
-    assert parse_contexts("5, 60") == (5, 60)
-    with pytest.raises(InvalidConfig, match="numbers"):
-        parse_contexts("5;60")
 
 
 def test_a_drain_outlasts_the_gateway_until_it_is_taken_back(model: str, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from pydantic import BaseModel
 
 from glinthawk import __version__, cli
+from glinthawk.bench.drain import DrainBenchSettings
 from glinthawk.config import (
     AttentionConfig,
     BatchConfig,
@@ -213,3 +214,32 @@ def test_the_command_line_loads_no_room_before_a_command_runs() -> None:
 def test_an_attention_worker_never_loads_torch_or_tokenizers() -> None:
     loaded = find_imported("import glinthawk.cli, glinthawk.attention.server")
     assert not loaded & {"torch", "transformers", "tokenizers", "gguf", "safetensors"}
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "option", "text"),
+    [("drain", "--contexts", "5;60"), ("memory", "--stages", "1,x"), ("memory", "--stages", "0")],
+)
+def test_numbers_that_are_none_are_refused_by_the_name_of_their_option(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    benchmark: str,
+    option: str,
+    text: str,
+) -> None:
+    assert run_main(monkeypatch, "bench", benchmark, option, text) == 2
+    message = capsys.readouterr().err
+    assert option in message
+    assert repr(text) in message
+
+
+def test_numbers_are_read_from_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[tuple[int, ...]] = []
+
+    def run_drain_bench(settings: DrainBenchSettings) -> dict[str, Any]:
+        taken.append(settings.contexts)
+        raise InvalidConfig("that is enough")
+
+    monkeypatch.setattr("glinthawk.bench.drain.run_drain_bench", run_drain_bench)
+    assert run_main(monkeypatch, "bench", "drain", "--contexts", "5, 60") == 2
+    assert taken == [(5, 60)]

@@ -61,18 +61,6 @@ class DrainBenchSettings:
             raise InvalidConfig(f"contexts are {self.contexts}: give lengths of at least 1 token")
 
 
-def parse_contexts(text: str) -> tuple[int, ...]:
-    """Return lengths that are written with commas between them.
-
-    Raises:
-        InvalidConfig: one is no number.
-    """
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        raise InvalidConfig(f"contexts {text!r} are not numbers with commas between") from error
-
-
 @dataclass
 class _Stream:
     """One sequence as its client sees it: the times of its events."""
