@@ -83,20 +83,6 @@ def test_greedy_output_equals_transformers(
     run(case, tmp_path, "--stages", str(stages), "--attention-workers", str(workers))
 
 
-@pytest.mark.parametrize(
-    ("case", "stages"), [(FAMILIES[1], 1), (FAMILIES[2], 2)], indirect=["case"]
-)
-def test_segments_that_run_beside_each_other_change_no_token(
-    case: Case, stages: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each stage computes three segments at a time, of six lanes with a sequence or two each."""
-    monkeypatch.setenv("GLINTHAWK_STAGE_SEGMENTS", "3")
-    run(
-        *(case, tmp_path, "--stages", str(stages), "--threads", "stage=3,attention=1"),
-        *("--lanes", "6", "--min-lane-rows", "1"),
-    )
-
-
 def test_logprobs_agree_over_the_top_20(case: Case, tmp_path: Path) -> None:
     """On one stage and one worker, so that this is also every family's test of these."""
     done = run(case, tmp_path, logprobs=20)

@@ -119,13 +119,6 @@ class StageConfig(PeerConfig):
         description="Memory that it may fill on its device, in bytes or like 16GiB; a stage that "
         "does not fit is refused with the calculation. The default is what the device has.",
     )
-    segments: int = Field(
-        default=1,
-        ge=1,
-        le=64,
-        description="Segments that a CPU computes at a time, each of other lanes and with its "
-        "share of the threads. A GPU computes one.",
-    )
     max_rows: int = Field(
         default=1024, ge=1, le=65536, description="Rows of all lanes that one segment merges."
     )

@@ -1,6 +1,5 @@
 """The way out of a stage: to the next stage, or as a result or an error to the gateway."""
 
-import threading
 from collections.abc import Sequence
 
 import torch
@@ -21,14 +20,10 @@ log = get_logger("stage.exits")
 
 
 class Exits:
-    """Where finished and failed steps go. `tail` is None on all stages but the last.
-
-    `leave` may be called by several threads; the rest only while none of them does.
-    """
+    """Where finished and failed steps go. `tail` is None on all stages but the last."""
 
     def __init__(self, tail: Tail | None, metrics: ServiceMetrics) -> None:
         self._tail = tail
-        self._tail_lock = threading.Lock()
         self._metrics = metrics
         self.next_stage: Outbox | None = None
         self.gateway: Outbox | None = None
@@ -55,9 +50,7 @@ class Exits:
             for passage in passages:
                 self._forward(passage, prefill_first=prefill_first)
             return
-        with self._tail_lock:
-            results = self._tail.finish(passages)
-        for passage, result in zip(passages, results, strict=True):
+        for passage, result in zip(passages, self._tail.finish(passages), strict=True):
             self._answer(passage, result)
 
     def fail(self, header: FrameHeader, error: GlinthawkError) -> None:

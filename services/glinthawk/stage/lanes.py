@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 
-from glinthawk.core.step import StepKind
 from glinthawk.scheduler import ReadyItem
 from glinthawk.stage.work import Passage
 from glinthawk.wire.frames import FrameHeader, FrameKind
@@ -20,19 +19,10 @@ class Lanes:
         self._ready: dict[int, Passage] = {}
         self._order = 0
 
-    def __len__(self) -> int:
-        return len(self._passages)
-
     @property
     def has_ready(self) -> bool:
         """Whether a step could run now."""
         return bool(self._ready)
-
-    @property
-    def num_decode_rows(self) -> int:
-        """Rows of all decode steps."""
-        plans = (passage.plan for passage in self._passages.values())
-        return sum(plan.num_rows for plan in plans if plan.kind is StepKind.DECODE)
 
     def add(self, passage: Passage) -> None:
         """Take in a step that has come; it is ready once `look_at` finds it so."""
@@ -68,9 +58,7 @@ class Lanes:
         lane, last = passage.plan.lane, self._last_layer
         if self._passages.get(lane) is not passage or lane in self._ready:
             return
-        if passage.is_running or passage.is_waiting:
-            return
-        if passage.layer >= last and not passage.is_composed:
+        if passage.is_waiting or (passage.layer >= last and not passage.is_composed):
             return
         awaits_fetch = passage.num_earlier_rows > 0 and passage.layer < last
         if awaits_fetch and passage.layer not in passage.fetched:
@@ -84,13 +72,8 @@ class Lanes:
         return [passage.ready_item() for passage in self._ready.values()]
 
     def take(self, items: Sequence[ReadyItem]) -> list[Passage]:
-        """Return the steps of a segment, which run from now on; those that leave are gone."""
-        chosen = [self._ready.pop(item.lane) for item in items]
-        for passage in chosen:
-            passage.is_running = True
-            if passage.layer >= self._last_layer:
-                del self._passages[passage.plan.lane]
-        return chosen
+        """Return the steps of a segment, which are ready no more."""
+        return [self._ready.pop(item.lane) for item in items]
 
     def drop(self, passage: Passage) -> None:
         """Forget a step; if it is here no more, nothing happens."""

@@ -1,12 +1,10 @@
-"""The stage's main thread: takes events, chooses the next segment, has it computed.
+"""The stage's compute thread: takes events, chooses the next segment, runs it.
 
-    reader threads --events--> [ loop: choose_segment -> crew ] --outboxes--> workers,
-                                                                   next stage, gateway
+    reader threads --events--> [ loop: choose_segment -> segments ] --outboxes--> workers,
+                                                                       next stage, gateway
 
-All state of steps belongs to this thread; what a segment changes of its steps belongs to the
-crew while it runs. Readers only receive into buffers and post events; outboxes only send. It
-knows no sockets and no grpc. Events that change who is there (views, links, the gateway) are
-handled between segments, when none runs.
+All state of steps belongs to this thread. Readers only receive into buffers and post events;
+outboxes only send. It knows no sockets and no grpc.
 
 A decode step visits every layer twice: `before_attention(l)` sends q, k, v to the worker of its
 lane, and when o has come back `after_attention(l)` and `before_attention(l + 1)` run as one
@@ -16,15 +14,13 @@ attention here, ships K and V, and gives way to decode after each layer.
 
 import queue
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 
 import torch
 
 from glinthawk.core.step import StepKind
-from glinthawk.errors import GlinthawkError
+from glinthawk.errors import GlinthawkError, InvariantBroken
 from glinthawk.scheduler import choose_segment
-from glinthawk.stage.crew import Crew, SegmentEnded
 from glinthawk.stage.exits import Exits
 from glinthawk.stage.lanes import Lanes
 from glinthawk.stage.prefill import PrefillAttention
@@ -54,12 +50,7 @@ log = get_logger("stage.loop")
 
 
 class StageLoop:
-    """Runs the steps of one stage.
-
-    tail: None on all stages but the last. max_rows: rows that a segment merges at most.
-    num_hands: segments that are computed beside each other; num_threads: the threads that
-    they share.
-    """
+    """Runs the steps of one stage. `tail` is None on all stages but the last."""
 
     def __init__(
         self,
@@ -69,21 +60,15 @@ class StageLoop:
         *,
         max_rows: int,
         metrics: ServiceMetrics,
-        num_hands: int = 1,
-        num_threads: int = 1,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._runner = runner
-        hands = [Segments(runner, prefill, clock)]
-        hands += [Segments(runner.twin(), prefill.twin(), clock) for _ in range(1, num_hands)]
-        self._segments = hands[0]
+        self._segments = Segments(runner, prefill, clock)
         self._exits = Exits(tail, metrics)
         self._max_rows = max_rows
         self._metrics = metrics
         self._clock = clock
-        self._events: queue.SimpleQueue[Event | SegmentEnded] = queue.SimpleQueue()
-        self._deferred: deque[Event] = deque()
-        self._crew = Crew(hands, self._compute, self._events.put, num_threads=num_threads)
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._lanes = Lanes(runner.last_layer)
         self._routes = Routes()
         self._early: list[StepArrived] = []
@@ -105,35 +90,22 @@ class StageLoop:
     def run(self) -> None:
         """Serve until `Stop` is posted."""
         with torch.inference_mode():
-            while not isinstance(event := self._next_event(), Stop):
-                if isinstance(event, SegmentEnded):
-                    self._settle(event)
-                elif event is not None:
-                    self._handle(event)
-                else:
-                    self._start_segment()
-        self._crew.close()
-
-    def _next_event(self) -> Event | SegmentEnded | None:
-        """Return the next event; None where a segment can start instead of waiting for one."""
-        if self._deferred:
-            return self._deferred.popleft()
-        try:
-            return self._events.get(block=not (self._lanes.has_ready and self._crew.has_free))
-        except queue.Empty:
-            return None
+            while True:
+                try:
+                    event = self._events.get(block=not self._lanes.has_ready)
+                except queue.Empty:
+                    self._run_segment()
+                    continue
+                if isinstance(event, Stop):
+                    return
+                self._handle(event)
 
     def _handle(self, event: Event) -> None:
         if isinstance(event, StepArrived):
             self._begin(event)
         elif isinstance(event, WorkerAnswered):
             self._take_answer(event)
-        else:
-            self._finish_segments()
-            self._change(event)
-
-    def _change(self, event: Event) -> None:
-        if isinstance(event, GatewayConnected):
+        elif isinstance(event, GatewayConnected):
             self._exits.gateway = event.outbox
             self._close_if_cut_off()
         elif isinstance(event, GatewayLost):
@@ -142,15 +114,6 @@ class StageLoop:
             self._end_run()
         elif isinstance(event, ViewChanged | LinkUp | LinkLost):
             self._change_routes(event)
-
-    def _finish_segments(self) -> None:
-        """Wait until no segment runs; what else happens meanwhile is handled afterwards."""
-        while not self._crew.is_idle:
-            event = self._events.get()
-            if isinstance(event, SegmentEnded):
-                self._settle(event)
-            else:
-                self._deferred.append(event)
 
     # --- events
 
@@ -248,49 +211,38 @@ class StageLoop:
 
     # --- segments
 
-    def _start_segment(self) -> None:
+    def _run_segment(self) -> None:
+        started = self._clock()
         items = choose_segment(
-            self._lanes.ready_items(),
-            max_rows=self._rows_to_merge(),
-            prefill_first=self._prefill_first,
+            self._lanes.ready_items(), max_rows=self._max_rows, prefill_first=self._prefill_first
         )
-        num_lanes = len(self._lanes)
         chosen = self._lanes.take(items)
+        try:
+            self._run(chosen)
+        except GlinthawkError as error:
+            self._fail_all(chosen, error)
+        except RuntimeError as error:
+            # torch has no other error: out of memory, above all.
+            self._fail_all(chosen, InvariantBroken(f"a segment failed: {error}"))
+        elapsed = self._clock() - started
+        self._metrics.segment_seconds.observe(elapsed)
+        self._metrics.stage_busy_seconds.inc(elapsed)
+        self.busy_s += elapsed
         if chosen[0].plan.kind is StepKind.DECODE:
             self._metrics.batch_rows.observe(sum(item.rows for item in items))
-        self._crew.start(chosen, num_lanes=num_lanes)
 
-    def _rows_to_merge(self) -> int:
-        """Return the rows of a segment that leave each hand a lane, and one on its way."""
-        if self._crew.size == 1:
-            return self._max_rows
-        return min(self._max_rows, -(-self._lanes.num_decode_rows // (self._crew.size + 1)))
-
-    def _compute(self, segments: Segments, chosen: Sequence[Passage]) -> None:
-        """Run a segment, on whichever thread computes it."""
+    def _run(self, chosen: Sequence[Passage]) -> None:
         kind = chosen[0].plan.kind
         is_leaving = chosen[0].layer == self._runner.last_layer
         if kind is StepKind.DECODE:
-            segments.decode(chosen)
+            self._segments.decode(chosen)
         elif kind is StepKind.PREFILL and not is_leaving:
-            segments.prefill(chosen[0])
+            self._segments.prefill(chosen[0])
+            self._lanes.look_at(chosen[0])
         if is_leaving:
+            for passage in chosen:
+                self._lanes.drop(passage)
             self._exits.leave(chosen, prefill_first=self._prefill_first)
-
-    def _settle(self, ended: SegmentEnded) -> None:
-        """Count a segment that ended; its steps that have their answer already are ready."""
-        self._crew.release(ended.hand)
-        if ended.defect is not None:
-            raise ended.defect
-        self._metrics.segment_seconds.observe(ended.elapsed_s)
-        self._metrics.stage_busy_seconds.inc(ended.busy_s)
-        self.busy_s += ended.busy_s
-        if ended.error is not None:
-            self._fail_all(ended.passages, ended.error)
-            return
-        for passage in ended.passages:
-            passage.is_running = False
-            self._lanes.look_at(passage)
 
     def _fail_all(self, passages: Sequence[Passage], error: GlinthawkError) -> None:
         for passage in passages:

@@ -16,7 +16,6 @@ On a CPU the sums are float32 whatever the activations are; on a GPU its kernels
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 import torch
@@ -81,10 +80,6 @@ class PrefillAttention:
         self._groups_heads = on_cpu
         self._planned: StepPlan | None = None
         self._layout = _Layout((), (), 0, 0)
-
-    def twin(self) -> Self:
-        """Return another one, for another thread."""
-        return type(self)(self._config, self._policy)
 
     @torch.inference_mode()
     def attend(

@@ -4,12 +4,8 @@ Rows of any number of lanes go through a layer together; a row knows only its re
 position. The residual is float32 and belongs to the caller, who gets it back changed in place.
 What else is returned lies in buffers of the runner: it is valid until the next call.
 
-One thread calls a runner; twins share weights and are called by others. Inside, autograd is off
-(`torch.inference_mode`).
+One thread calls a runner. Inside, autograd is off (`torch.inference_mode`).
 """
-
-import copy
-from typing import Self
 
 import torch
 
@@ -42,26 +38,16 @@ class SegmentRunner:
     ) -> None:
         self._config = config
         self._policy = policy
-        self._weights = weights
         self._first_layer = weights.first
         self._embedding = weights.embedding
         self._final_norm = weights.final_norm
         self._lm_head = weights.lm_head
+        self._buffers = Buffers(policy.device)
         _check_weights(weights, policy)
+        self._layers = [Layer(config, layer, self._buffers) for layer in weights.layers]
         self._rope = RopeTable(
             config.rope.inverse_frequencies(config.head_dim), num_positions, policy.device
         )
-        self._open_buffers()
-
-    def twin(self) -> Self:
-        """Return a runner of the same weights with buffers of its own, for another thread."""
-        twin = copy.copy(self)
-        twin._open_buffers()
-        return twin
-
-    def _open_buffers(self) -> None:
-        self._buffers = Buffers(self._policy.device)
-        self._layers = [Layer(self._config, one, self._buffers) for one in self._weights.layers]
 
     @property
     def device(self) -> torch.device:

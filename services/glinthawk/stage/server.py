@@ -112,13 +112,9 @@ class _StageRole(Role):
         self._loop = StageLoop(
             runner,
             PrefillAttention(model, policy),
-            Tail(runner.twin(), Sampler(model.vocab_size, policy.device))
-            if runner.is_last
-            else None,
+            Tail(runner, Sampler(model.vocab_size, policy.device)) if runner.is_last else None,
             max_rows=config.max_rows,
             metrics=metrics,
-            num_hands=min(config.segments, config.threads) if policy.device.type == "cpu" else 1,
-            num_threads=config.threads,
         )
         self._links = StageLinks(
             config.name,

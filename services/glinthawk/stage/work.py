@@ -24,8 +24,6 @@ class Passage:
         worker's answer is received into it. None in a prefill step.
     is_composed: the worker has made room for the step (stage 0 only waits for it).
     fetched: layer -> the worker's earlier K, V rows, for prompts that come in chunks.
-    is_running: a segment computes with it; only that segment changes it meanwhile, but for
-        `fetched` and `is_composed`. is_waiting: its q, k, v are with the worker.
     """
 
     plan: StepPlan
@@ -37,7 +35,6 @@ class Passage:
     output: torch.Tensor | None
     is_composed: bool
     order: int = 0
-    is_running: bool = False
     is_waiting: bool = False
     sent_at: float = 0.0
     fetched: dict[int, memoryview] = field(default_factory=dict)

@@ -49,7 +49,7 @@ NEXT = Member(Role.STAGE, "s1", "c:1", 2, 3, epoch=2)
 class Stage:
     """A loop on its thread, with a gateway and two workers at the far ends."""
 
-    def __init__(self, *, last_layer: int = 3, num_hands: int = 1) -> None:
+    def __init__(self, *, last_layer: int = 3) -> None:
         model, config = build_reference("llama")
         weights = build_weights(model, 0, last_layer)
         runner = SegmentRunner(config, weights, FLOAT32, num_positions=64)
@@ -60,8 +60,6 @@ class Stage:
             Tail(runner, self.sampler) if runner.is_last else None,
             max_rows=64,
             metrics=ServiceMetrics(CollectorRegistry()),
-            num_hands=num_hands,
-            num_threads=num_hands,
         )
         self.gateway = Link("gateway")
         self.links = {member: Link(member.name) for member in (W0, W1, NEXT)}
@@ -106,9 +104,9 @@ class Stage:
         return header.step, decode_failure(payload)
 
 
-@pytest.fixture(params=[1, 3], ids=["on the loop's thread", "on three threads"])
-def stage(request: pytest.FixtureRequest) -> Iterator[Stage]:
-    stage = Stage(num_hands=request.param)
+@pytest.fixture
+def stage() -> Iterator[Stage]:
+    stage = Stage()
     yield stage
     stage.close()
 
@@ -261,27 +259,5 @@ def test_without_its_next_stage_it_lets_go_of_the_gateway() -> None:
         stage.post(LinkLost(NEXT, PeerUnavailable("broken")))
         with pytest.raises(PeerUnavailable, match="closed"):
             stage.gateway.far.receive()
-    finally:
-        stage.close()
-
-
-@pytest.mark.parametrize("num_hands", [1, 2])
-def test_a_defect_ends_the_stage(num_hands: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    def leave(*_: object, **__: object) -> None:
-        raise ValueError("a defect")
-
-    monkeypatch.setattr("glinthawk.stage.exits.Exits.leave", leave)
-    stage = Stage(num_hands=num_hands)
-    raised: list[BaseException | None] = []
-    monkeypatch.setattr(threading, "excepthook", lambda thrown: raised.append(thrown.exc_value))
-    try:
-        stage.post(ViewChanged(9, (W0,), None))
-        stage.connect(W0)
-        stage.post(release(W0, 1))
-        assert stage.next_composed(W0) == 1
-        stage.answer(W0, 1, 1)
-        stage.thread.join(10.0)
-        assert not stage.thread.is_alive()
-        assert [str(one) for one in raised] == ["a defect"]
     finally:
         stage.close()
