@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from factories_models import make_tiny_model
+from glinthawk.bench.client import FINAL
 from glinthawk.bench.fleet import Fleet, FleetSettings, Life, find_ports, fleet_of
 from glinthawk.errors import GlinthawkError
 from prometheus_runs import (
@@ -144,7 +145,7 @@ def calling(live: Live) -> Iterator[None]:
 
 def _is_over(fleet: Fleet, label: str) -> bool:
     batch_id = fleet.api.find_batch(label)
-    return batch_id is not None and fleet.api.batch(batch_id)["status"] == "completed"
+    return batch_id is None or fleet.api.batch(batch_id)["status"] in FINAL
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from glinthawk.errors import InvalidConfig
 
 @click.group(context_settings=CONTEXT)
 def bench() -> None:
-    """Measure, each time against a baseline in the same run."""
+    """Measure; where there is a baseline, in the same run."""
 
 
 def _read_numbers(_: click.Context, __: click.Parameter, text: str) -> tuple[int, ...]:

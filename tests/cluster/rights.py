@@ -5,29 +5,20 @@ in, which say the same.
 """
 
 import json
-import os
-import shutil
-import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from chart_runs import CHART, HELM, run_helm
 from cluster.audit import Right
 from cluster.control_plane import ControlPlane
 
-CHART = Path(__file__).resolve().parents[2] / "charts" / "glinthawk"
 NAMESPACE = "glinthawk-system"
 ACCOUNT = "glinthawk-operator"
 USER = f"system:serviceaccount:{NAMESPACE}:{ACCOUNT}"
 TEMPLATES = ("templates/serviceaccount.yaml", "templates/rbac.yaml")
-
-
-def find_helm() -> str | None:
-    """Return a helm: of the PATH, or of KUBEBUILDER_ASSETS."""
-    assets = os.environ.get("KUBEBUILDER_ASSETS", "")
-    return shutil.which("helm") or shutil.which("helm", path=assets)
 
 
 def render_rights(*settings: str) -> list[dict[str, Any]]:
@@ -35,14 +26,12 @@ def render_rights(*settings: str) -> list[dict[str, Any]]:
 
     settings: of the chart, as --set has them; only helm knows them.
     """
-    helm = find_helm()
-    if helm is None:
+    if HELM is None:
         assert not settings, "settings of the chart need helm on the PATH"
         return _build_rights()
-    command = [helm, "template", "glinthawk", str(CHART), "--namespace", NAMESPACE]
-    command += [part for one in settings for part in ("--set", one)]
-    command += [part for one in TEMPLATES for part in ("--show-only", one)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    options = [part for one in settings for part in ("--set", one)]
+    options += [part for one in TEMPLATES for part in ("--show-only", one)]
+    done = run_helm("template", "glinthawk", str(CHART), "--namespace", NAMESPACE, *options)
     assert done.returncode == 0, done.stderr
     return [one for one in yaml.safe_load_all(done.stdout) if one]
 

@@ -176,6 +176,7 @@ def build_table(phases: list[Phase]) -> str:
         ("phase", lambda one: one.name),
         ("seconds", lambda one: f"{one.seconds:.0f}"),
         ("reconciles", lambda one: one.reconciles),
+        ("reconciles a minute", lambda one: round(60 * one.reconciles / one.seconds)),
         ("p50 ms", lambda one: one.p50_ms),
         ("p95 ms", lambda one: one.p95_ms),
         ("waited, p95 ms", lambda one: one.wait_p95_ms),

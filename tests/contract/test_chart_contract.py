@@ -10,6 +10,7 @@ import yaml
 
 from chart_runs import CHART, HELM, NO_HELM, ROOT, of_kind, render
 from glinthawk import __version__
+from glinthawk_operator.manifests.names import selector_labels
 
 MONITORING = "monitoring.coreos.com/v1"
 LONGEST_RELEASE = 53
@@ -148,13 +149,21 @@ def test_the_operator_says_whether_it_lives_and_whether_it_is_ready() -> None:
     assert {"startupProbe", "livenessProbe", "readinessProbe"} <= set(container)
 
 
+def covers(policy: dict[str, Any], labels: dict[str, str]) -> bool:
+    selector = policy["spec"]["podSelector"]
+    return selector["matchLabels"].items() <= labels.items() and all(
+        labels[one["key"]] in one["values"] for one in selector["matchExpressions"]
+    )
+
+
 def test_a_policy_covers_every_pod_of_the_release_and_can_be_left_out() -> None:
     objects = render()
     (policy,) = of_kind(objects, "NetworkPolicy")
-    selector = policy["spec"]["podSelector"]["matchLabels"]
     (workload,), (test,) = of_kind(objects, "Deployment"), of_kind(objects, "Pod")
-    assert selector.items() <= workload["spec"]["template"]["metadata"]["labels"].items()
-    assert selector.items() <= test["metadata"]["labels"].items()
+    assert covers(policy, workload["spec"]["template"]["metadata"]["labels"])
+    assert covers(policy, test["metadata"]["labels"])
+    # The release is called `test`, and so may a resource be.
+    assert not covers(policy, selector_labels("test", "gateway"))
     assert not of_kind(render("--set=networkPolicy.enabled=false"), "NetworkPolicy")
 
 

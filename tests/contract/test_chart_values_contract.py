@@ -119,29 +119,35 @@ def camel(name: str) -> str:
     return head + "".join(word.capitalize() for word in rest)
 
 
+def other_than(default: Any, choices: list[Any] | None) -> Any:
+    if choices is not None:
+        return next(choice for choice in choices if choice != default)
+    return default + 1 if isinstance(default, int | float) else f"{default or 'http://a'}b"
+
+
 def test_every_setting_is_a_value_with_its_bounds_and_reaches_the_operator() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
     described = schema["properties"]["operator"]["properties"]["config"]["properties"]
     settings = Settings.model_json_schema()["properties"]
     names = set(settings) - OF_THE_CHART
     assert set(described) == {camel(name) for name in names}
-    arguments = []
+    changed: dict[str, Any] = {}
     for name in names:
         shown, known = described[camel(name)], settings[name]
         assert shown["description"].startswith(known["description"]), name
         number = shown["anyOf"][0] if "anyOf" in shown else shown
         for key in ("type", "enum", "minimum", "exclusiveMinimum", "maximum", "minLength"):
             assert number.get(key) == known.get(key), (name, key)
-        default = getattr(Settings(), name)
-        changed = default + 1 if isinstance(default, int | float) else default
-        arguments.append(f"--set-json=operator.config.{camel(name)}={json.dumps(changed)}")
+        changed[name] = other_than(getattr(Settings(), name), known.get("enum"))
+    arguments = [
+        f"--set-json=operator.config.{camel(name)}={json.dumps(value)}"
+        for name, value in changed.items()
+    ]
     (workload,) = of_kind(render(*arguments), "Deployment")
     container = workload["spec"]["template"]["spec"]["containers"][0]
     environment = {one["name"]: one.get("value", "here") for one in container["env"]}
-    for name in names:
-        default = getattr(Settings(), name)
-        changed = default + 1 if isinstance(default, int | float) else default
-        assert getattr(load_settings(environment, []), name) == changed, name
+    for name, value in changed.items():
+        assert getattr(load_settings(environment, []), name) == value, name
 
 
 def test_the_sample_is_a_good_spec_that_needs_no_gpu() -> None:

@@ -20,7 +20,7 @@ from glinthawk.errors import GlinthawkError, PeerUnavailable
 CALL_S = 60.0
 _AGAIN_S = 0.1
 _AWAY = (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS)
-_FINAL = ("completed", "failed", "expired", "cancelled")
+FINAL = ("completed", "failed", "expired", "cancelled")
 
 Found = TypeVar("Found")
 
@@ -243,7 +243,7 @@ class Patient:
             progress = (batch["status"], batch["request_counts"])
             if progress != seen:
                 seen, since = progress, time.monotonic()
-            if batch["status"] in _FINAL or time.monotonic() - since > stuck_s:
+            if batch["status"] in FINAL or time.monotonic() - since > stuck_s:
                 return batch
             time.sleep(_AGAIN_S)
 

@@ -167,8 +167,7 @@ def _fill(fleet: Fleet, settings: MemoryBenchSettings, kv_bytes: int) -> dict[st
 def _prompts(settings: MemoryBenchSettings, kv_bytes: int) -> list[int]:
     """Return lengths of prompts whose sequences fill the arena, the long one first if it fits."""
     model = load_config(resolve_model(settings.model))
-    itemsize = DType.parse(settings.dtype).itemsize
-    token_bytes = 2 * model.num_layers * model.num_kv_heads * model.head_dim * itemsize
+    token_bytes = model.kv_geometry(DType.parse(settings.dtype)).token_bytes
     left = int(FILL * kv_bytes / token_bytes)
     prompts = []
     if settings.long_prompt + settings.tokens <= left:
