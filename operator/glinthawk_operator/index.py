@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from glinthawk_operator.manifests.names import INSTANCE_LABEL, KIND, instance_label
+from glinthawk_operator.manifests.names import HOST_LABEL, INSTANCE_LABEL, KIND, instance_label
 
 Body = Mapping[str, Any]
 
@@ -108,14 +108,23 @@ class ObjectIndex:
             self._nodes[body["metadata"]["name"]] = body
 
     def remove_node(self, body: Body) -> None:
-        """Forget a node."""
+        """Forget a node, unless another of its name is there."""
+        name = body["metadata"]["name"]
         with self._lock:
-            self._nodes.pop(body["metadata"]["name"], None)
+            if _is_same(body, self._nodes.get(name)):
+                del self._nodes[name]
 
     def node(self, name: str) -> Body | None:
-        """Return a node, None if it is gone."""
+        """Return a node by its name or by its host label, None if it is gone."""
         with self._lock:
-            return self._nodes.get(name)
+            known = self._nodes.get(name)
+            return known if known is not None else self._node_of_host(name)
+
+    def _node_of_host(self, host: str) -> Body | None:
+        for body in self._nodes.values():
+            if (body["metadata"].get("labels") or {}).get(HOST_LABEL) == host:
+                return body
+        return None
 
     def nodes(self) -> list[Body]:
         """Return all nodes."""

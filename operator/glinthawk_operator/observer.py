@@ -8,7 +8,7 @@ from typing import Any
 
 from glinthawk_operator.autoscaler import Figures, History
 from glinthawk_operator.cluster import Cluster
-from glinthawk_operator.errors import ApiForbidden, ApiNotFound, GatewayError
+from glinthawk_operator.errors import ApiNotFound, GatewayError
 from glinthawk_operator.executor import Marks
 from glinthawk_operator.gateway_client import GatewayClient, Inspection
 from glinthawk_operator.index import ObjectIndex, OwnedObjects, ResourceKey
@@ -163,7 +163,8 @@ class Observer:
         now_s = self._clock()
         pods = view_pods(owned.of_kind("Pod"))
         objects = dict(owned.objects)
-        for pod in pods:
+        # Where nodes are not watched, none is ever found lost, and no cache is given up.
+        for pod in pods if self._index.nodes() else ():
             if pod.component == STAGE and pod.waits_for_volume and not pod.is_ending:
                 self._add_cache(context, pod.name, objects)
         return Observed(
@@ -185,7 +186,7 @@ class Observer:
             volume = claim["spec"].get("volumeName")
             if volume:
                 objects["PersistentVolume", volume] = self._cluster.get("PersistentVolume", volume)
-        except (ApiNotFound, ApiForbidden):
+        except ApiNotFound:
             return
 
     def _lost_nodes(

@@ -20,6 +20,7 @@ INSTANCE_LABEL = "app.kubernetes.io/instance"
 COMPONENT_LABEL = "app.kubernetes.io/component"
 MANAGED_LABEL = "app.kubernetes.io/managed-by"
 VERSION_LABEL = "app.kubernetes.io/version"
+HOST_LABEL = "kubernetes.io/hostname"
 APP_NAME = "glinthawk"
 MANAGED_SELECTOR = f"{MANAGED_LABEL}={FIELD_MANAGER}"
 

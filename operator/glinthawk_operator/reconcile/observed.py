@@ -12,6 +12,7 @@ from glinthawk_operator.manifests.names import (
     COMPONENTS,
     DRAIN_FAILED_ANNOTATION,
     DRAIN_STARTED_ANNOTATION,
+    HOST_LABEL,
 )
 
 Body = Mapping[str, Any]
@@ -158,21 +159,26 @@ def cache_claim(pod: str) -> str:
 def cache_node(objects: Mapping[tuple[str, str], Body], pod: str) -> str | None:
     """Return the node on which a stage's cache is; None where it is not known.
 
-    A volume of one node says so itself; for others it is the node for which they were made.
+    It is the name of the node for which the volume was made; a volume that was there before is of
+    one node only if it says so, by that node's host label.
     """
     claim = objects.get(("PersistentVolumeClaim", cache_claim(pod)))
     if claim is None:
         return None
+    annotations = claim["metadata"].get("annotations") or {}
+    node = annotations.get("volume.kubernetes.io/selected-node")
+    if node is not None:
+        return str(node)
     name = (claim.get("spec") or {}).get("volumeName", "")
     volume = objects.get(("PersistentVolume", name)) or {}
     affinity = ((volume.get("spec") or {}).get("nodeAffinity") or {}).get("required") or {}
-    for term in affinity.get("nodeSelectorTerms") or []:
-        for one in term.get("matchExpressions") or []:
-            if one["key"] == "kubernetes.io/hostname" and len(one.get("values") or []) == 1:
-                return str(one["values"][0])
-    annotations = claim["metadata"].get("annotations") or {}
-    node = annotations.get("volume.kubernetes.io/selected-node")
-    return None if node is None else str(node)
+    terms = affinity.get("nodeSelectorTerms") or []
+    if len(terms) != 1:
+        return None  # any of the terms is enough, so it may be elsewhere too
+    for one in terms[0].get("matchExpressions") or []:
+        if (one["key"], one["operator"]) == (HOST_LABEL, "In") and len(one["values"]) == 1:
+            return str(one["values"][0])
+    return None
 
 
 def parse_time(text: str | None) -> float | None:

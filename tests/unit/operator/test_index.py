@@ -117,6 +117,17 @@ def test_a_resource_made_anew_outlives_the_end_of_the_old_one() -> None:
     assert index.read(key).resource is new
 
 
+def test_a_node_made_anew_outlives_the_end_of_the_old_one() -> None:
+    index = ObjectIndex()
+    old, new = ({"metadata": {"name": "n", "uid": uid}} for uid in ("old", "new"))
+    index.put_node(old)
+    index.put_node(new)
+    index.remove_node(old)
+    assert index.node("n") is new
+    index.remove_node(new)
+    assert index.node("n") is None
+
+
 def test_what_a_list_does_not_show_is_forgotten_unless_it_is_newer() -> None:
     index = ObjectIndex()
     key = index.put_resource(resource())

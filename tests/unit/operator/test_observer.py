@@ -11,7 +11,7 @@ from factories_operator import make_context
 from glinthawk_operator.errors import GatewayAway
 from glinthawk_operator.gateway_client import Inspection
 from glinthawk_operator.index import ObjectIndex, ResourceKey
-from glinthawk_operator.manifests.names import object_labels
+from glinthawk_operator.manifests.names import HOST_LABEL, object_labels
 from glinthawk_operator.metrics import OperatorMetrics
 from glinthawk_operator.observer import MAX_SILENCE_S, Memory, Observer
 from glinthawk_operator.settings import Settings
@@ -19,6 +19,7 @@ from glinthawk_operator.settings import Settings
 KEY = ResourceKey("ns", "demo")
 CONTEXT = make_context()
 POLL_S = 5.0
+UNSCHEDULABLE = {"status": "False", "reason": "Unschedulable"}
 
 
 class Gateway:
@@ -68,9 +69,14 @@ class World:
 
     def observe(self) -> list[str]:
         """Observe, and return what the API server was asked."""
-        body: Any = {"metadata": {"generation": 1}}
-        self.observer.observe(CONTEXT, self.index.read(KEY), None, self.memory, body)
+        self.lost_nodes()
         return [path for _, path, _, _ in self.server.asked]
+
+    def lost_nodes(self) -> frozenset[str]:
+        """Observe, and return which nodes are lost."""
+        body: Any = {"metadata": {"generation": 1}}
+        owned = self.index.read(KEY)
+        return self.observer.observe(CONTEXT, owned, None, self.memory, body).lost_nodes
 
 
 @pytest.fixture
@@ -118,8 +124,31 @@ def test_a_new_pod_of_a_silent_gateway_is_asked_at_once(world: World) -> None:
     assert world.inspect()[0] is not None
 
 
+def test_where_no_nodes_are_watched_no_cache_is_asked_for(world: World) -> None:
+    away = {"message": "0/2: 2 node(s) had volume node affinity conflict", **UNSCHEDULABLE}
+    world.put_pod("stage", PodScheduled=away)
+    assert world.observe() == []
+
+
+@pytest.mark.parametrize(("host", "is_lost"), [("host-1", False), ("host-2", True)])
+def test_a_cache_is_found_by_the_host_label_of_its_node(
+    world: World, host: str, is_lost: bool
+) -> None:
+    """The label of a node need not be its name."""
+    world.index.put_node({"metadata": {"name": "n1", "uid": "n", "labels": {HOST_LABEL: "host-1"}}})
+    away = {"message": "0/2: 2 node(s) had volume node affinity conflict", **UNSCHEDULABLE}
+    world.put_pod("stage", PodScheduled=away)
+    claim = {"metadata": {"name": "cache-demo-stage-0"}, "spec": {"volumeName": "v"}}
+    expression = {"key": HOST_LABEL, "operator": "In", "values": [host]}
+    affinity = {"required": {"nodeSelectorTerms": [{"matchExpressions": [expression]}]}}
+    volume = {"metadata": {"name": "v"}, "spec": {"nodeAffinity": affinity}}
+    world.server.answers += [(200, {}, claim), (200, {}, volume)]
+    assert (host in world.lost_nodes()) == is_lost
+
+
 def test_only_a_stage_that_a_volume_holds_up_is_asked_for_its_cache(world: World) -> None:
-    no_room = {"status": "False", "reason": "Unschedulable", "message": "0/2: 2 Insufficient cpu"}
+    world.index.put_node({"metadata": {"name": "n1", "uid": "n"}})
+    no_room = {"message": "0/2: 2 Insufficient cpu", **UNSCHEDULABLE}
     world.put_pod("stage", PodScheduled=no_room)
     assert world.observe() == []
     away = {**no_room, "message": "0/2: 2 node(s) had volume node affinity conflict"}
