@@ -98,7 +98,7 @@ def describe_apis() -> tuple[Node, Node]:
             store=store,
             jobs=_NoJobs(),
             keys=KeyRing(store),
-            limits=ApiLimits(1, 1, 1, 1),
+            limits=ApiLimits(1, 1, 1, 1, 1),
             model_names=("any",),
             registry=CollectorRegistry(),
         )

@@ -27,7 +27,7 @@ NUM_REQUESTS = 40
 NUM_TOKENS = 240
 REQUESTS = make_requests(NUM_REQUESTS, NUM_TOKENS)
 SOME_TOKENS = 500
-"""Of 3,000: everything is under way, and nothing near its end."""
+"""Of 12,000: everything is under way, and nothing near its end."""
 
 LITTLE_MEMORY = "2MiB"
 """32 pages, room for a part of the requests."""

@@ -101,11 +101,7 @@ MinLaneRows = Annotated[
 
 Lanes = Annotated[
     int | None,
-    Field(
-        ge=2,
-        le=4096,
-        description="Lanes in flight; the default is two a stage.",
-    ),
+    Field(ge=2, le=4096, description="Lanes in flight; the default is two a stage."),
 ]
 
 # --- the process

@@ -66,7 +66,6 @@ class WorkerChanges:
             except NotFound as error:
                 # It was there when the caller looked.
                 log.info("drain_ignored", reason=str(error))
-        self.note_sizes()
 
     def note_sizes(self) -> None:
         """Take note of who is there; end what nobody is left for, not even in memory."""

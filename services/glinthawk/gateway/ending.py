@@ -25,6 +25,9 @@ LATEST_S = 25.0
 """When the process is ended by force, since the end began. Whoever asked, such as Kubernetes,
 waits for 30 seconds, of which a call of the system may hold up the signal for 5."""
 
+TELL_S = 1.0
+"""How long the log may take to say why."""
+
 EXIT_OVERDUE = 1
 
 
@@ -79,6 +82,10 @@ class Ending:
         self._to_watch.get()
         time.sleep(self._latest_s)
         # What is in the store is whole at every moment, and processes that were started end
-        # with their parent.
-        log.error("end_overdue", after_s=self._latest_s)
+        # with their parent. What hangs may be who reads the log.
+        telling = threading.Thread(
+            target=log.error, args=("end_overdue",), kwargs={"after_s": self._latest_s}, daemon=True
+        )
+        telling.start()
+        telling.join(TELL_S)
         self._exit_process(EXIT_OVERDUE)

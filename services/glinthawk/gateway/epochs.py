@@ -39,7 +39,7 @@ class Epochs:
         """See to it that some can be taken; writes, and may wait for the store.
 
         Raises:
-            StoreUnavailable: there are none left, and none can be reserved now.
+            StoreUnavailable: fewer than LEAST are left, and none can be reserved now.
         """
         with self._refilling:
             if self.num_left >= LEAST:

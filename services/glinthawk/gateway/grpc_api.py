@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 from glinthawk.errors import (
     CapacityExceeded,
+    GlinthawkError,
     InvalidRequest,
     PeerUnavailable,
     StoreUnavailable,
@@ -73,6 +74,24 @@ class Doorkeeper:
         return name
 
 
+class _Places:
+    """So many calls at a time, and a refusal for those beyond."""
+
+    def __init__(self, num: int, refusal: GlinthawkError) -> None:
+        self._free = threading.BoundedSemaphore(num)
+        self._refusal = refusal
+
+    @contextmanager
+    def take(self) -> Iterator[None]:
+        """Have a place for the time of a call; raises the refusal if none is free."""
+        if not self._free.acquire(blocking=False):
+            raise type(self._refusal)(str(self._refusal))
+        try:
+            yield
+        finally:
+            self._free.release()
+
+
 class GrpcInference:
     """Answers `Inference`. accounts: shared with the HTTP API, so that a limit is one limit."""
 
@@ -87,8 +106,13 @@ class GrpcInference:
         self._services = services
         self._accounts = accounts
         self._doorkeeper = doorkeeper
-        self._max_calls = max_calls
-        self._places = threading.BoundedSemaphore(max_calls)
+        self._places = _Places(
+            max_calls,
+            CapacityExceeded(
+                f"{max_calls} calls of Generate are open, the most there may be; wait, or use the "
+                "HTTP API"
+            ),
+        )
 
     def generate(
         self, authorization: str | None, endpoint: str, body_json: bytes, on_end: OnEnd
@@ -105,7 +129,7 @@ class GrpcInference:
         request = self._parse(endpoint, body_json)
         if not self._services.generation.is_ready:
             raise PeerUnavailable("no token can be generated now; try again later")
-        with self._take_place(), self._accounts.open(caller, count_tokens(request)):
+        with self._places.take(), self._accounts.open(caller, count_tokens(request)):
             yield from self._run(request, on_end)
 
     def _parse(self, endpoint: str, body_json: bytes) -> ParsedRequest:
@@ -161,18 +185,6 @@ class GrpcInference:
         )
         return encode_json_line(body).rstrip(b"\n")
 
-    @contextmanager
-    def _take_place(self) -> Iterator[None]:
-        if not self._places.acquire(blocking=False):
-            raise CapacityExceeded(
-                f"{self._max_calls} calls of Generate are open, the most there may be; wait, or "
-                "use the HTTP API"
-            )
-        try:
-            yield
-        finally:
-            self._places.release()
-
 
 class GrpcJobs:
     """Answers `Jobs`.
@@ -186,8 +198,13 @@ class GrpcJobs:
     ) -> None:
         self._services = services
         self._doorkeeper = doorkeeper
-        self._max_calls = max_calls
-        self._places = threading.BoundedSemaphore(max_calls)
+        self._places = _Places(
+            max_calls,
+            StoreUnavailable(
+                f"the store is busy: {max_calls} calls of Jobs wait for it, the most there may be; "
+                "try again"
+            ),
+        )
 
     def create_job(self, authorization: str | None, job: NewJob) -> JobView:
         """See `JobsDoor`."""
@@ -203,13 +220,13 @@ class GrpcJobs:
         batch = parse_batch(
             fields, batch_id=f"batch_{services.new_id()}", owner=caller, now=services.now()
         )
-        with self._take_place():
+        with self._places.take():
             return _build_view(keep_batch(services, batch))
 
     def get_job(self, authorization: str | None, job_id: str) -> JobView:
         """See `JobsDoor`."""
         self._doorkeeper.admit(authorization)
-        with self._take_place():
+        with self._places.take():
             return _build_view(self._services.store.get_batch(job_id))
 
     def list_jobs(
@@ -220,27 +237,15 @@ class GrpcJobs:
         if limit > _MAX_PAGE:
             raise InvalidRequest(f"limit is {limit}; at most {_MAX_PAGE} come at a time")
         limit = limit or _DEFAULT_PAGE
-        with self._take_place():
+        with self._places.take():
             found = self._services.store.list_batches(limit=limit + 1, after=after)
         return [_build_view(batch) for batch in found[:limit]], len(found) > limit
 
     def cancel_job(self, authorization: str | None, job_id: str) -> JobView:
         """See `JobsDoor`."""
         self._doorkeeper.admit(authorization)
-        with self._take_place():
+        with self._places.take():
             return _build_view(cancel_batch(self._services, job_id))
-
-    @contextmanager
-    def _take_place(self) -> Iterator[None]:
-        if not self._places.acquire(blocking=False):
-            raise StoreUnavailable(
-                f"the store is busy: {self._max_calls} calls of Jobs wait for it, the most there "
-                "may be; try again"
-            )
-        try:
-            yield
-        finally:
-            self._places.release()
 
 
 class GrpcOperations:

@@ -91,21 +91,16 @@ class Scheduler:
             return None
         return min(self.config.max_sequence_length, largest * self.config.geometry.page_tokens)
 
-    def fits_ever(self, num_tokens: int) -> bool:
-        """Tell whether a sequence of `num_tokens` (prompt and output) could ever be held."""
-        largest = self.largest_possible()
-        return num_tokens <= (self.config.max_sequence_length if largest is None else largest)
-
     def check_size(self, num_prompt_tokens: int, max_new_tokens: int) -> None:
         """Raise InvalidRequest, with both sizes, when such a sequence could never be held."""
         num_tokens = num_prompt_tokens + max(1, max_new_tokens)
-        if not self.fits_ever(num_tokens):
-            largest = self.largest_possible()
+        largest = self.largest_possible()
+        limit = self.config.max_sequence_length if largest is None else largest
+        if num_tokens > limit:
             raise InvalidRequest(
                 f"the request needs {num_tokens} tokens (prompt {num_prompt_tokens}, output "
-                f"{max_new_tokens}); at most "
-                f"{self.config.max_sequence_length if largest is None else largest} fit. "
-                "Shorten the prompt, set max_tokens lower, or give the workers more KV memory",
+                f"{max_new_tokens}); at most {limit} fit. Shorten the prompt, set max_tokens "
+                "lower, or give the workers more KV memory",
                 param="max_tokens",
             )
 

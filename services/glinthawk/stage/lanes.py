@@ -56,7 +56,7 @@ class Lanes:
     def look_at(self, passage: Passage) -> None:
         """Count a step as ready if nothing that it needs is missing."""
         lane, last = passage.plan.lane, self._last_layer
-        if self._passages.get(lane) is not passage or lane in self._ready:
+        if lane in self._ready:
             return
         if passage.is_waiting or (passage.layer >= last and not passage.is_composed):
             return
@@ -77,9 +77,8 @@ class Lanes:
 
     def drop(self, passage: Passage) -> None:
         """Forget a step; if it is here no more, nothing happens."""
-        if self._passages.get(passage.plan.lane) is passage:
-            del self._passages[passage.plan.lane]
-            self._ready.pop(passage.plan.lane, None)
+        self._passages.pop(passage.plan.lane, None)
+        self._ready.pop(passage.plan.lane, None)
 
     def clear(self) -> None:
         """Forget all steps."""

@@ -191,7 +191,9 @@ def test_calls_over_the_bound_are_refused_and_the_place_comes_free(tmp_path: Pat
 
 
 def test_grpc_and_http_count_together(tmp_path: Path) -> None:
-    limits = ApiLimits(64 << 10, 256 << 10, max_key_requests=1, max_key_tokens=100_000)
+    limits = ApiLimits(
+        64 << 10, 256 << 10, max_key_requests=1, max_key_tokens=100_000, max_key_batches=9
+    )
     with run_gateway(tmp_path, limits=limits) as gateway:
         gateway.served.tiers.pace_s = 0.2
         call = gateway.generate(LONG)

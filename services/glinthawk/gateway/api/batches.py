@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import fields as fields_of
 from typing import Any
 
@@ -9,7 +10,7 @@ from glinthawk.errors import InvalidRequest, NotFound
 from glinthawk.gateway.api.services import ApiServices
 from glinthawk.gateway.fields import Fields, check_text, shown
 from glinthawk.gateway.requests import Endpoint
-from glinthawk.gateway.store.records import BatchRecord, BatchStatus, FilePurpose
+from glinthawk.gateway.store.records import BatchRecord, BatchStatus, FilePurpose, FileRecord
 from glinthawk.telemetry.logging import get_logger
 
 log = get_logger("gateway.api")
@@ -109,14 +110,10 @@ def keep_batch(
         CapacityExceeded: the caller has too many that are not over.
     """
     store = services.store
+    # Whether it is there is for the store to say: the batch of a key may have outlived its input.
+    with suppress(NotFound):
+        _check_purpose(store.get_file(batch.input_file_id))
     try:
-        file = store.get_file(batch.input_file_id)
-        if file.purpose is not FilePurpose.BATCH:
-            raise InvalidRequest(
-                f"file {file.id} has the purpose {str(file.purpose)!r}; the input of a batch "
-                "must be uploaded with the purpose 'batch'",
-                param="input_file_id",
-            )
         created = store.create_batch(
             batch, idempotency_key=idempotency_key, max_open=services.limits.max_key_batches
         )
@@ -125,9 +122,19 @@ def keep_batch(
             f"there is no file {shown(batch.input_file_id)}; upload it to /v1/files first",
             param="input_file_id",
         ) from error
-    log.info("batch_created", batch=created.id, file=created.input_file_id, owner=created.owner)
-    services.jobs.batch_created(created.id)
+    if not created.status.is_final:
+        log.info("batch_created", batch=created.id, file=created.input_file_id, owner=created.owner)
+        services.jobs.batch_created(created.id)
     return created
+
+
+def _check_purpose(file: FileRecord) -> None:
+    if file.purpose is not FilePurpose.BATCH:
+        raise InvalidRequest(
+            f"file {file.id} has the purpose {str(file.purpose)!r}; the input of a batch must be "
+            "uploaded with the purpose 'batch'",
+            param="input_file_id",
+        )
 
 
 def cancel_batch(services: ApiServices, batch_id: str) -> BatchRecord:

@@ -43,7 +43,7 @@ class ApiLimits:
     max_file_bytes: int
     max_key_requests: int
     max_key_tokens: int
-    max_key_batches: int = 1000
+    max_key_batches: int
 
     @staticmethod
     def of(config: GatewayConfig) -> "ApiLimits":

@@ -16,7 +16,7 @@ from glinthawk.gateway.api.services import ApiServices
 from glinthawk.gateway.http import schemas, schemas_jobs
 from glinthawk.gateway.http.errors import JsonAnswer, RefusedCall
 from glinthawk.gateway.http.guard import Caller, Guard
-from glinthawk.gateway.http.paging import build_page
+from glinthawk.gateway.http.paging import After, build_page
 from glinthawk.gateway.http.reading import read_object
 from glinthawk.gateway.http.store_calls import StoreCalls
 
@@ -24,7 +24,6 @@ _PAGE = 100
 _MAX_IDEMPOTENCY_KEY = 255
 
 _BatchId = Annotated[str, Path(description="Of the batch.")]
-_After = Annotated[str | None, Query(description="The id that the last page ended with.")]
 _IdempotencyKey = Annotated[
     str | None,
     Header(
@@ -66,7 +65,7 @@ def build_batch_routes(services: ApiServices, guard: Guard, calls: StoreCalls) -
         response_model=schemas_jobs.BatchList,
         responses=schemas.describe_errors(400, 404),
     )
-    async def list_batches(_: known_caller, after: _After = None, limit: _Limit = 20) -> JsonAnswer:
+    async def list_batches(_: known_caller, after: After = None, limit: _Limit = 20) -> JsonAnswer:
         """Return a page of all batches, newest first, whoever created them."""
         records = await calls.read(store.list_batches, limit=limit + 1, after=after)
         return JsonAnswer(build_page(records, limit, build_batch))

@@ -15,7 +15,7 @@ from glinthawk.gateway.http import schemas, schemas_jobs
 from glinthawk.gateway.http.errors import JsonAnswer
 from glinthawk.gateway.http.forms import FORM_ROOM_BYTES, UploadForm
 from glinthawk.gateway.http.guard import Caller, Guard
-from glinthawk.gateway.http.paging import build_page
+from glinthawk.gateway.http.paging import After, build_page
 from glinthawk.gateway.http.reading import check_media_type, iterate_body, wait_for_hang_up
 from glinthawk.gateway.http.store_calls import StoreCalls
 from glinthawk.gateway.http.uploads import keep_pieces
@@ -30,7 +30,6 @@ _FORM = "multipart/form-data"
 _OCTETS = "application/octet-stream"
 
 _FileId = Annotated[str, Path(description="Of the file.")]
-_After = Annotated[str | None, Query(description="The id that the last page ended with.")]
 _Limit = Annotated[int, Query(ge=1, le=_MAX_PAGE, description="Most files of the page.")]
 _Order = Annotated[
     Literal["asc", "desc"], Query(description="Oldest first (`asc`) or newest (`desc`).")
@@ -68,7 +67,7 @@ def build_file_routes(
     )
     async def list_files(
         _: known_caller,
-        after: _After = None,
+        after: After = None,
         limit: _Limit = _MAX_PAGE,
         order: _Order = "desc",
         purpose: _Purpose = None,

@@ -1,7 +1,11 @@
 """Pages of a list, as OpenAI's lists have them: newest first, each behind an id."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Annotated, Any, Protocol, TypeVar
+
+from fastapi import Query
+
+After = Annotated[str | None, Query(description="The id that the last page ended with.")]
 
 
 class _HasId(Protocol):

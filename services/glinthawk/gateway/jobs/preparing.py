@@ -105,7 +105,6 @@ class Preparing:
         else:
             changes = {
                 "status": BatchStatus.IN_PROGRESS,
-                "errors": (),  # of attempts that failed
                 "in_progress_at": int(self._now()),
             }
         batch = self._update(batch, BatchStatus.VALIDATING, total=report.num_lines, **changes)

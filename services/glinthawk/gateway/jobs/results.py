@@ -28,7 +28,7 @@ _WHY_UNANSWERED = {
 
 
 MAX_ANSWER_BYTES = 256 << 20
-"""Longest output line that is kept; the store ends at four times as much."""
+"""Longest output line that is kept; the store ends at a thousand million bytes."""
 
 
 def digest_batch(batch_id: str) -> str:

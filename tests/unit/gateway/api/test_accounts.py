@@ -11,13 +11,14 @@ from glinthawk.gateway.api.services import ApiLimits
 
 
 def test_limits_are_those_of_the_configuration() -> None:
-    config = GatewayConfig(max_body_bytes=1, max_file_bytes=2, max_key_requests=3, max_key_tokens=4)
-    assert ApiLimits.of(config) == ApiLimits(1, 2, 3, 4)
+    names = ("max_body_bytes", "max_file_bytes", "max_key_requests", "max_key_tokens")
+    fields = {name: number for number, name in enumerate((*names, "max_key_batches"), start=1)}
+    assert ApiLimits.of(GatewayConfig(**fields)) == ApiLimits(1, 2, 3, 4, 5)
 
 
 @pytest.fixture
 def accounts() -> Accounts:
-    return Accounts(ApiLimits(1, 1, max_key_requests=2, max_key_tokens=100))
+    return Accounts(ApiLimits(1, 1, max_key_requests=2, max_key_tokens=100, max_key_batches=9))
 
 
 def test_a_key_may_open_so_many_requests_and_no_more(accounts: Accounts) -> None:

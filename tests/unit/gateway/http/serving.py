@@ -49,7 +49,11 @@ CHAT = "/v1/chat/completions"
 BODY: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
 LONG = BODY | {"max_tokens": 300, "ignore_eos": True}
 LIMITS = ApiLimits(
-    max_body_bytes=64 << 10, max_file_bytes=256 << 10, max_key_requests=50, max_key_tokens=100_000
+    max_body_bytes=64 << 10,
+    max_file_bytes=256 << 10,
+    max_key_requests=50,
+    max_key_tokens=100_000,
+    max_key_batches=1000,
 )
 
 

@@ -150,6 +150,22 @@ def test_a_batch_that_is_over_cannot_be_cancelled(served: Served) -> None:
     assert answer.headers["x-should-retry"] == "false"
 
 
+def test_a_batch_of_a_key_is_found_again_after_its_input_was_deleted(served: Served) -> None:
+    form = {"purpose": "batch"}
+    upload = served.http.post("/v1/files", data=form, files={"file": ("in.jsonl", b"{}")})
+    file = upload.json()["id"]
+    body = {"input_file_id": file, "endpoint": CHAT, "completion_window": "24h"}
+    headers = {"idempotency-key": "mark"}
+    batch = served.http.post("/v1/batches", json=body, headers=headers).json()
+    served.store.update_batch(
+        batch["id"], only_from=(BatchStatus.VALIDATING,), status=BatchStatus.COMPLETED
+    )
+    assert served.http.delete(f"/v1/files/{file}").status_code == 200
+    again = served.http.post("/v1/batches", json=body, headers=headers)
+    assert (again.status_code, again.json()["id"]) == (200, batch["id"])
+    check_error(served.http.post("/v1/batches", json=body), 400)
+
+
 # --- probes
 
 
@@ -212,7 +228,7 @@ def test_one_batch_more_than_a_key_may_have_open_is_a_429_that_names_the_limit(
 
 
 def test_more_than_a_key_may_have_open_is_a_429_that_says_when(tmp_path: Path) -> None:
-    limits = ApiLimits(1 << 20, 1 << 20, max_key_requests=1, max_key_tokens=1000)
+    limits = ApiLimits(1 << 20, 1 << 20, max_key_requests=1, max_key_tokens=1000, max_key_batches=9)
     keys = {"a": "alice", "b": "bob"}
     alice, bob = ({"authorization": f"Bearer {key}"} for key in "ab")
     with serve(tmp_path, keys=keys, limits=limits) as served:
@@ -342,7 +358,7 @@ def test_a_file_is_never_held_whole(tmp_path: Path) -> None:
             sizes.append(process.memory_info().rss)
         yield b"\r\n--b--\r\n"
 
-    limits = ApiLimits(1 << 20, 1 << 30, max_key_requests=9, max_key_tokens=1000)
+    limits = ApiLimits(1 << 20, 1 << 30, max_key_requests=9, max_key_tokens=1000, max_key_batches=9)
     with serve(tmp_path, limits=limits) as served:
         headers = {"content-type": "multipart/form-data; boundary=b"}
         file = served.http.post("/v1/files", content=form(), headers=headers).json()
