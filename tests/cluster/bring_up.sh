@@ -8,9 +8,11 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 : "${CLUSTER:=}" "${BASE:=python:3.11-slim-bookworm}" "${PREFIX:=localhost/}" "${PYTHON:=.venv/bin/python}"
-# Of the files as they are, for nodes keep an image that they have under a tag.
-CHANGED=$(git stash create)
-: "${TAG:=demo-$(git rev-parse --short "${CHANGED:-HEAD}^{tree}")}" "${NEXT:=}"
+# Of the files as they are, new ones included, for nodes keep an image that they have under a tag.
+INDEX=$(mktemp -u)
+TREE=$(export GIT_INDEX_FILE="$INDEX"; git add --all && git write-tree)
+rm -f "$INDEX"
+: "${TAG:=demo-${TREE:0:12}}" "${NEXT:=}"
 NODES=${NODES:-gpu-1,gpu-2,cpu-1,cpu-2,cpu-3}
 NAMESPACE=glinthawk-demo
 SYSTEM=glinthawk-system

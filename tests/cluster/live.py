@@ -14,7 +14,6 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -82,9 +81,9 @@ def read(*arguments: str, namespace: str = NAMESPACE) -> Any:
     return document["items"] if document["kind"] == "List" else document
 
 
-def read_metrics(service: str, *, namespace: str, port: int = 9090) -> str:
+def read_metrics(service: str, *, namespace: str) -> str:
     """Return a page of metrics, through the API server."""
-    path = f"/api/v1/namespaces/{namespace}/services/{service}:{port}/proxy/metrics"
+    path = f"/api/v1/namespaces/{namespace}/services/{service}:9090/proxy/metrics"
     return kubectl("get", "--raw", path)
 
 
@@ -147,13 +146,20 @@ class Deployment:
 
         The status may be of a moment ago, when there is no operator; the pods are not.
         """
+        body = self.read()
+        status, generation = body.get("status") or {}, body["metadata"]["generation"]
         wanted = {"Ready": "True", "Progressing": "False", "Degraded": "False"}
-        if any(self.condition(kind).status != answer for kind, answer in wanted.items()):
+        said = {
+            one["type"]: one["status"]
+            for one in status.get("conditions", ())
+            if one["observedGeneration"] == generation
+        }
+        if any(said.get(kind) != answer for kind, answer in wanted.items()):
             return False
         counts = {
             "gateway": 1,
             "stage": self.manifest["spec"]["gpuTier"]["stages"],
-            "attention": self.memory_tier["desiredReplicas"],
+            "attention": status["memoryTier"]["desiredReplicas"],
         }
         return all(self.num_ready(component) == count for component, count in counts.items())
 
@@ -272,9 +278,9 @@ class Api:
         self._forward = subprocess.Popen(
             [*command, f"{port}:8000"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        wait = partial(_answers, f"http://127.0.0.1:{port}/health", self._forward)
+        health = f"http://127.0.0.1:{port}/health"
         deadline = time.monotonic() + 20
-        while not wait() and time.monotonic() < deadline and self._forward.poll() is None:
+        while not _answers(health) and time.monotonic() < deadline and self._forward.poll() is None:
             time.sleep(0.2)
         return openai.OpenAI(
             base_url=f"http://127.0.0.1:{port}/v1",
@@ -284,7 +290,7 @@ class Api:
         )
 
 
-def _answers(url: str, forward: subprocess.Popen[bytes]) -> bool:
+def _answers(url: str) -> bool:
     with contextlib.suppress(OSError):
         urllib.request.urlopen(url, timeout=5).close()
         return True
