@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
+from chart_runs import HELM
 from cluster.audit import Request, Right, count_by
 from cluster.kubelets import RAN, make_node
 from cluster.operator_process import Plane
 from cluster.rights import (
     NAMESPACE,
     USER,
-    find_helm,
     give_rights,
     list_rights,
     render_rights,
@@ -200,7 +200,7 @@ def test_the_role_grants_what_is_used_and_nothing_else(plane: Plane, tmp_path: P
 @pytest.mark.usefixtures("classes")
 @pytest.mark.timeout(900)
 def test_an_operator_of_one_namespace_reads_nothing_beyond_it(plane: Plane, tmp_path: Path) -> None:
-    if find_helm() is None:
+    if HELM is None:
         pytest.skip("there is no helm, which renders the roles of one namespace")
     setting = "operator.namespaces={default}"
     server = plane.plane

@@ -1,3 +1,4 @@
+import contextlib
 import os
 import signal
 import subprocess
@@ -6,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from glinthawk.config import BatchConfig
@@ -32,11 +34,10 @@ def launcher(tmp_path: Path) -> Iterator[Launcher]:
 def find_children() -> dict[int, list[str]]:
     """Return the command line of each living child of this process, by its id."""
     found = {}
-    tasks = Path(f"/proc/{os.getpid()}/task").iterdir()
-    for pid in " ".join((task / "children").read_text() for task in tasks).split():
-        status = Path(f"/proc/{pid}/status").read_text()
-        if "State:\tZ" not in status:
-            found[int(pid)] = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if child.status() != psutil.STATUS_ZOMBIE:
+                found[child.pid] = child.cmdline()
     return found
 
 
