@@ -21,14 +21,12 @@ from rich.console import Console
 
 from glinthawk import __version__
 from glinthawk.config import BatchConfig
-from glinthawk.core.dtype import DType
 from glinthawk.errors import GlinthawkError, InvalidConfig, InvalidRequest
 from glinthawk.gateway.answers import Answers
 from glinthawk.gateway.batch_input import check_paths, read_input, summarize_input
 from glinthawk.gateway.batch_output import OutputFile
 from glinthawk.gateway.engine import Completion, Engine
 from glinthawk.gateway.interrupts import Interrupted, signals_as_interrupts
-from glinthawk.gateway.lane_settings import choose_lanes
 from glinthawk.gateway.launcher import Launcher
 from glinthawk.gateway.progress import (
     ProgressReporter,
@@ -38,7 +36,13 @@ from glinthawk.gateway.progress import (
 from glinthawk.gateway.requests import BatchLine, ModelContext, RefusedLine, parse_request
 from glinthawk.gateway.roster import smallest_page_bytes
 from glinthawk.gateway.sidecar import RunIdentity
-from glinthawk.gateway.tiers import Tiers, TiersSettings
+from glinthawk.gateway.tier_settings import (
+    asked_kv_dtype,
+    build_tiers_settings,
+    check_sizes,
+    longest_sequence,
+)
+from glinthawk.gateway.tiers import Tiers
 from glinthawk.models.config import ModelConfig
 from glinthawk.models.hf_tokenizer import load_tokenizer
 from glinthawk.models.load import load_config
@@ -77,26 +81,14 @@ def run_batch(config: BatchConfig) -> int:
         return EXIT_INTERRUPTED
 
 
-def _check_sizes(config: BatchConfig, model: ModelConfig) -> None:
-    """Refuse sizes that the model rules out, before anything is started."""
-    longest = config.max_sequence_length
-    if longest is not None and longest > model.context_length:
-        raise InvalidConfig(
-            f"--max-sequence-length {longest} is above the model's context of "
-            f"{model.context_length} tokens; lower it"
-        )
-    page_bytes = smallest_page_bytes(model, _kv_dtype(config))
+def _check_arena(config: BatchConfig, model: ModelConfig) -> None:
+    """Refuse workers of our own that hold no page, before anything is started."""
+    page_bytes = smallest_page_bytes(model, asked_kv_dtype(config))
     if config.listen is None and config.kv_memory < page_bytes:
         raise InvalidConfig(
             f"--kv-memory {config.kv_memory} bytes do not hold one page of {page_bytes} bytes; "
             "give each worker more"
         )
-    model.split_layers(config.stages)
-
-
-def _kv_dtype(config: BatchConfig) -> DType | None:
-    """Return the KV format, None where it follows the stages'."""
-    return None if config.kv_dtype == "auto" else DType.parse(config.kv_dtype)
 
 
 class _BatchRun:
@@ -110,7 +102,8 @@ class _BatchRun:
         self._started_at = time.monotonic()
         self._files: ModelFiles = resolve_model(config.model, revision=config.revision)
         self._model: ModelConfig = load_config(self._files)
-        _check_sizes(config, self._model)
+        check_sizes(config, self._model)
+        _check_arena(config, self._model)
         self._digest = model_digest(self._files)
         self._tokenizer: Tokenizer = load_tokenizer(self._files)
         self._completions: queue.SimpleQueue[Completion] = queue.SimpleQueue()
@@ -148,7 +141,7 @@ class _BatchRun:
         host, port = config.listen_address or ("127.0.0.1", 0)
         server = GrpcServer(host, port, secret=config.secret)
         tiers = Tiers(
-            self._tiers_settings(),
+            build_tiers_settings(config, self._model, self._digest),
             server,
             self._tokenizer,
             reserve_epochs=self._output.reserve_epochs,
@@ -174,22 +167,6 @@ class _BatchRun:
     def _describe(self) -> Description:
         return Description("gateway", "batch", __version__, stats=asdict(self._answers.numbers))
 
-    def _tiers_settings(self) -> TiersSettings:
-        """Return what the tiers are; a member that is lost ends the run, with its name."""
-        config = self._config
-        return TiersSettings(
-            model=self._model,
-            model_digest=self._digest,
-            num_stages=config.stages,
-            num_workers=config.attention_workers,
-            kv_dtype=_kv_dtype(config),
-            max_sequence_length=self._max_sequence_length,
-            lanes=choose_lanes(config),
-            transport=config.transport,
-            secret=config.secret,
-            survives=False,
-        )
-
     def _identity(self, input_sha256: str) -> RunIdentity:
         config = self._config
         return RunIdentity(
@@ -204,16 +181,12 @@ class _BatchRun:
             },
         )
 
-    @property
-    def _max_sequence_length(self) -> int:
-        return self._config.max_sequence_length or self._model.context_length
-
     # --- work
 
     def _answer_all(self) -> None:
         context = ModelContext(
             self._tokenizer,
-            self._max_sequence_length,
+            longest_sequence(self._config, self._model),
             frozenset(self._model.eos_token_ids),
             vocab_size=self._model.vocab_size,
         )

@@ -1,6 +1,6 @@
-"""How large the tiers of a gateway are: its configuration, and what the model rules out."""
+"""How large the tiers are: what the configuration says, and what the model rules out."""
 
-from glinthawk.config import GatewayConfig
+from glinthawk.config import BatchConfig, GatewayConfig
 from glinthawk.core.dtype import DType
 from glinthawk.errors import InvalidConfig
 from glinthawk.gateway.lane_settings import choose_lanes
@@ -8,28 +8,40 @@ from glinthawk.gateway.tiers import TiersSettings
 from glinthawk.models.config import ModelConfig
 
 
-def longest_sequence(config: GatewayConfig, model: ModelConfig) -> int:
+def longest_sequence(config: BatchConfig | GatewayConfig, model: ModelConfig) -> int:
     """Return the most tokens of prompt and output together."""
     return config.max_sequence_length or model.context_length
 
 
-def build_tiers_settings(config: GatewayConfig, model: ModelConfig, digest: str) -> TiersSettings:
-    """Return what the tiers are made of. digest: of the model's files."""
+def asked_kv_dtype(config: BatchConfig | GatewayConfig) -> DType | None:
+    """Return the format of KV, None where it follows the stages'."""
+    return None if config.kv_dtype == "auto" else DType.parse(config.kv_dtype)
+
+
+def build_tiers_settings(
+    config: BatchConfig | GatewayConfig, model: ModelConfig, digest: str
+) -> TiersSettings:
+    """Return what the tiers are made of. digest: of the model's files.
+
+    A gateway starts without workers, and survives the loss of members; a batch waits for all of
+    them, and ends with the name of one that is lost.
+    """
+    num_workers = config.attention_workers if isinstance(config, BatchConfig) else 0
     return TiersSettings(
         model=model,
         model_digest=digest,
         num_stages=config.stages,
-        num_workers=0,
-        kv_dtype=None if config.kv_dtype == "auto" else DType.parse(config.kv_dtype),
+        num_workers=num_workers,
+        kv_dtype=asked_kv_dtype(config),
         max_sequence_length=longest_sequence(config, model),
         lanes=choose_lanes(config),
         transport=config.transport,
         secret=config.secret,
-        survives=True,
+        survives=not isinstance(config, BatchConfig),
     )
 
 
-def check_sizes(config: GatewayConfig, model: ModelConfig) -> None:
+def check_sizes(config: BatchConfig | GatewayConfig, model: ModelConfig) -> None:
     """Refuse sizes that the model rules out, before anything is started.
 
     Raises:
