@@ -3,10 +3,10 @@
     python -m glinthawk.bench.products REQUEST.json RESULT.json
 
 A process of its own, so that its threads and memory are gone when an engine is measured. The
-products have the shapes, formats and orientation of a stage's (`stage/layers.py`): for each
-layer qkv, output, gate and up, down; the output head once for each generated token. Prompts go
-in packs of `prefill_tokens`; decode steps have a row for each prompt. A few steps are measured,
-the median counts for all.
+products are a stage's own (`stage/products.py`), with the activation between gate, up and down:
+for each layer qkv, output, feed-forward; the output head once for each generated token. Prompts
+go in packs of `prefill_tokens`; decode steps have a row for each prompt. A few steps are
+measured, the median counts for all.
 """
 
 import json
@@ -22,8 +22,9 @@ from glinthawk.models.config import ModelConfig
 from glinthawk.models.load import load_config
 from glinthawk.models.source import resolve_model
 from glinthawk.models.weights import StageWeights, load_stage_weights
+from glinthawk.stage.buffers import Buffers
 from glinthawk.stage.device import choose_policy, set_threads
-from glinthawk.stage.runner import HEAD_TOKENS
+from glinthawk.stage.products import build_head, build_products
 
 _MEASURED_STEPS = 7
 
@@ -54,11 +55,11 @@ def measure_products(request: dict[str, Any]) -> dict[str, Any]:
     rows, prompt_tokens = request["rows"], request["prompt_tokens"]
     pack = min(prompt_tokens, request["prefill_tokens"])
     with torch.inference_mode():
-        decode = _Products(config, weights, rows)
+        products = _Products(config, weights)
         load_s = time.perf_counter() - begin
-        layers_s = _median(decode.run_layers)
-        head_s = _median(decode.run_head)
-        prefill_s = _median(_Products(config, weights, pack).run_layers) * prompt_tokens / pack
+        layers_s = _median(lambda: products.run_layers(rows))
+        head_s = _median(lambda: products.run_head(rows))
+        prefill_s = _median(lambda: products.run_layers(pack)) * prompt_tokens / pack
     # The first token of each prompt comes from prefill.
     steps = request["tokens"] - 1
     return {
@@ -72,34 +73,31 @@ def measure_products(request: dict[str, Any]) -> dict[str, Any]:
 
 
 class _Products:
-    """The products over `rows` rows, with buffers for them."""
+    """The products of all layers and of the head, as a stage computes them."""
 
-    def __init__(self, config: ModelConfig, weights: StageWeights, rows: int) -> None:
+    def __init__(self, config: ModelConfig, weights: StageWeights) -> None:
         assert weights.lm_head is not None, "all layers are loaded, so the head is too"
-        self._layers = weights.layers
-        self._head = weights.lm_head
-        dtype = self._head.dtype
-        inputs = (config.hidden_size, config.query_size, config.intermediate_size)
-        outputs = (config.qkv_size, config.hidden_size, 2 * config.intermediate_size, HEAD_TOKENS)
-        self._inputs = {width: torch.rand(rows, width).to(dtype) for width in inputs}
-        self._output = torch.empty(max(outputs) * rows, dtype=dtype)
-        self._rows = rows
+        buffers = Buffers(torch.device("cpu"))
+        self._config = config
+        self._dtype = weights.lm_head.dtype
+        self._layers = [build_products(layer, buffers) for layer in weights.layers]
+        self._head = build_head(weights.lm_head, buffers)
+        self._buffers = buffers
 
-    def run_layers(self) -> None:
+    def run_layers(self, rows: int) -> None:
         """Run the products of all layers once."""
+        h = torch.ones(rows, self._config.hidden_size, dtype=self._dtype)
+        o = torch.ones(rows, self._config.query_size, dtype=self._dtype)
         for layer in self._layers:
-            for weight in (layer.qkv, layer.output, layer.gate_up, layer.down):
-                self._multiply(weight)
+            layer.qkv(h)
+            layer.output(o)
+            layer.feed_forward(h)
 
-    def run_head(self) -> None:
+    def run_head(self, rows: int) -> None:
         """Run the product of the output head once."""
-        for part in torch.split(self._head, HEAD_TOKENS):
-            self._multiply(part)
-
-    def _multiply(self, weight: torch.Tensor) -> None:
-        width, inputs = weight.shape
-        output = self._output[: width * self._rows].view(width, self._rows)
-        torch.mm(weight, self._inputs[inputs].t(), out=output)
+        h = torch.ones(rows, self._config.hidden_size, dtype=self._dtype)
+        logits = self._buffers.take("logits", (rows, self._config.vocab_size), torch.float32)
+        self._head.write(h, out=logits)
 
 
 def _median(run: Any) -> float:

@@ -60,7 +60,7 @@ class StageWeights:
 
     first: int
     last: int
-    layers: tuple[LayerWeights, ...]
+    layers: list[LayerWeights]
     embedding: torch.Tensor | None = None
     final_norm: torch.Tensor | None = None
     lm_head: torch.Tensor | None = None
@@ -94,7 +94,7 @@ def load_stage_weights(
     source = open_tensors(files, config)
     reader = _Reader(source, weight_dtype, torch.device(device), rounded_to)
     _refuse_unknown_tensors(source.names(), config, first, last)
-    layers = tuple(_read_layer(reader, config, layer) for layer in range(first, last))
+    layers = [_read_layer(reader, config, layer) for layer in range(first, last)]
     shape = (config.vocab_size, config.hidden_size)
     embedding_name = name_embedding(config, source.names())
     embedding = reader.matrix([(embedding_name, shape)]) if first == 0 else None

@@ -2,7 +2,7 @@
 
 Rows of any number of lanes go through a layer together; a row knows only its residual and its
 position. The residual is float32 and belongs to the caller, who gets it back changed in place.
-What else is returned lies in buffers of the runner: it is valid until the next call.
+Logits lie in a buffer of the runner: they are valid until the next call.
 
 One thread calls a runner. Inside, autograd is off (`torch.inference_mode`).
 """
@@ -13,18 +13,18 @@ from glinthawk.core.dtype import DType
 from glinthawk.errors import InvalidConfig, InvariantBroken
 from glinthawk.models.config import ModelConfig
 from glinthawk.models.weights import StageWeights
+from glinthawk.stage.buffers import Buffers
 from glinthawk.stage.device import ComputePolicy
-from glinthawk.stage.layers import Buffers, Layer, rms_norm
+from glinthawk.stage.layers import Layer, rms_norm
+from glinthawk.stage.products import build_head
 from glinthawk.stage.rope import RopeTable
-
-HEAD_TOKENS = 1024
-"""Tokens whose logits a CPU computes at a time: their block is turned while it is in the cache."""
 
 
 class SegmentRunner:
     """Computes the layers [first, last) of a model, those in `weights`, except attention.
 
-    weights: matrices in `policy.products` on `policy.device`, norms in float32.
+    weights: matrices in `policy.products` on `policy.device`, norms in float32. Its layers are
+    taken out of it: where products are packed, a layer's matrices are given back with it.
     num_positions: one more than the highest position that will be asked for.
     """
 
@@ -41,13 +41,22 @@ class SegmentRunner:
         self._first_layer = weights.first
         self._embedding = weights.embedding
         self._final_norm = weights.final_norm
-        self._lm_head = weights.lm_head
         self._buffers = Buffers(policy.device)
         _check_weights(weights, policy)
-        self._layers = [Layer(config, layer, self._buffers) for layer in weights.layers]
+        layers = weights.layers
+        self._layers = [
+            Layer(config, layers.pop(0), self._buffers) for _ in range(weights.first, weights.last)
+        ]
+        self._head = None
+        if weights.lm_head is not None:
+            self._head = build_head(weights.lm_head, self._buffers)
         self._rope = RopeTable(
             config.rope.inverse_frequencies(config.head_dim), num_positions, policy.device
         )
+
+        # The layers of a step ask for the angles of the same rows.
+        self._positions = torch.empty(0, dtype=torch.int64)
+        self._angles = self._rope.at(self._positions.to(policy.device))
 
     @property
     def device(self) -> torch.device:
@@ -107,18 +116,14 @@ class SegmentRunner:
         layer: int,
         residual: torch.Tensor,
         positions: torch.Tensor,
-        *,
-        out: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return q, k, v of `layer` for every row: [rows, (Hq + 2 Hkv) D], activation dtype.
 
-        positions: int64 [rows]. out: where to write instead of the runner's own buffer.
+        positions: int64 [rows]. The result is new memory, which nobody writes to again.
         """
-        if out is None:
-            shape = (len(residual), self._config.qkv_size)
-            out = self._buffers.take("out", shape, self._policy.activations)
-        angles = self._rope.at(positions)
-        return self._layer(layer).before_attention(residual, angles, out=out)
+        if positions is not self._positions:
+            self._positions, self._angles = positions, self._rope.at(positions)
+        return self._layer(layer).before_attention(residual, self._angles, self._policy.activations)
 
     @torch.inference_mode()
     def after_attention(
@@ -130,19 +135,13 @@ class SegmentRunner:
     @torch.inference_mode()
     def logits(self, residual: torch.Tensor) -> torch.Tensor:
         """Return the logits of every row: float32 [rows, vocabulary]."""
-        if self._lm_head is None or self._final_norm is None:
+        if self._head is None or self._final_norm is None:
             raise InvariantBroken("logits was called on a stage without the output head")
-        dtype = self._lm_head.dtype
         rows = len(residual)
-        h = self._buffers.take("norm", (rows, self._config.hidden_size), dtype)
+        h = self._buffers.take("norm", (rows, self._config.hidden_size), self._policy.products)
         rms_norm(residual, self._final_norm, self._config.norm_eps, out=h)
-        logits = self._buffers.take("logits", (rows, len(self._lm_head)), torch.float32)
-        step = HEAD_TOKENS if self.device.type == "cpu" else len(self._lm_head)
-        for first in range(0, len(self._lm_head), step):
-            weight = self._lm_head[first : first + step]
-            part = self._buffers.take("logits_t", (len(weight), rows), dtype)
-            torch.mm(weight, h.t(), out=part)
-            logits[:, first : first + len(weight)].copy_(part.t())
+        logits = self._buffers.take("logits", (rows, self._config.vocab_size), torch.float32)
+        self._head.write(h, out=logits)
         return logits
 
     def _layer(self, layer: int) -> Layer:

@@ -18,6 +18,7 @@ from glinthawk.stage.work import (
     host_copy,
     row_positions,
     tensor_bytes,
+    to_host,
 )
 from glinthawk.wire.frames import FrameHeader, FrameKind
 from glinthawk.wire.outbox import Outbox
@@ -72,7 +73,7 @@ class Segments:
             passage.is_waiting = True
             passage.sent_at = self._clock()
             passage.worker.post(
-                self.header(passage, FrameKind.ATTEND, layer), tensor_bytes(host_copy(part))
+                self.header(passage, FrameKind.ATTEND, layer), tensor_bytes(to_host(part))
             )
 
     def prefill(self, passage: Passage) -> None:

@@ -8,6 +8,7 @@ What it shares with an attention worker (listening, signals, membership) is `wir
 
 import time
 from collections.abc import Mapping
+from functools import partial
 
 from prometheus_client import CollectorRegistry
 
@@ -25,6 +26,7 @@ from glinthawk.stage.prefill import PrefillAttention
 from glinthawk.stage.runner import SegmentRunner
 from glinthawk.stage.sampler import Sampler
 from glinthawk.stage.tail import Tail
+from glinthawk.stage.threads import call_apart
 from glinthawk.stage.work import Stop
 from glinthawk.telemetry.logging import get_logger
 from glinthawk.telemetry.metrics import ServiceMetrics
@@ -65,7 +67,7 @@ def run_stage(config: StageConfig) -> int:
             rows=config.max_rows,
         )
     started = time.monotonic()
-    runner = _load_runner(files, model, policy, layers[config.stage])
+    runner = call_apart(partial(_load_runner, files, model, policy, layers[config.stage]))
     log.info(
         "weights_loaded",
         layers=f"{first}-{last - 1}",

@@ -70,6 +70,11 @@ def tensor_bytes(tensor: torch.Tensor) -> memoryview:
     return tensor.reshape(-1).view(torch.uint8).numpy().data
 
 
+def to_host(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a contiguous tensor in host memory: the same one if it is there."""
+    return tensor.to("cpu").contiguous()
+
+
 def host_copy(tensor: torch.Tensor) -> torch.Tensor:
     """Return a contiguous copy in host memory, which nobody writes to again."""
     return tensor.to("cpu", copy=True, memory_format=torch.contiguous_format)

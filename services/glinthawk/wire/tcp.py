@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from glinthawk.errors import PeerUnavailable
 from glinthawk.wire.frames import (
@@ -79,22 +80,22 @@ class TcpConnection(Connection):
 
     def send(self, header: FrameHeader, *buffers: Buffer) -> None:
         """Send one frame; see `Connection.send`."""
-        views: list[bytes | memoryview] = [b""]
-        size = 0
-        for buffer in buffers:
-            view = view_bytes(buffer)
-            if view:
-                views.append(view)
-                size += len(view)
-        check_payload(size, self._limit)
-        views[0] = header.pack(size)
+        self._send(*self._lay_out(header, buffers))
+
+    def begin_send(self, header: FrameHeader, *buffers: Buffer) -> Callable[[], None] | None:
+        """Send what the socket takes at once; see `Connection.begin_send`."""
+        views, left = self._lay_out(header, buffers)
         with self._send_lock:
-            if self._closed_because is not None:
-                raise self._closed()
             try:
-                self._send_all(views, HEADER_BYTES + size)
+                if self._closed_because is None and len(views) <= _IOV_LIMIT:
+                    sent = self._sock.sendmsg(views, (), socket.MSG_DONTWAIT)
+                    left -= sent
+                    _drop_sent(views, sent, left)
+            except BlockingIOError:
+                pass
             except OSError as error:
                 raise self._broken("send", error) from error
+        return partial(self._send, views, left) if left else None
 
     def receive(self, allocate: Allocate = allocate_fresh) -> tuple[FrameHeader, memoryview]:
         """Wait for the next frame; see `Connection.receive`."""
@@ -126,18 +127,33 @@ class TcpConnection(Connection):
         for lock in held:
             lock.release()
 
-    def _send_all(self, views: list[bytes | memoryview], left: int) -> None:
-        while True:
-            sent = self._sock.sendmsg(views if len(views) <= _IOV_LIMIT else views[:_IOV_LIMIT])
-            left -= sent
-            if not left:
-                return
-            done = 0
-            while sent >= len(views[done]):
-                sent -= len(views[done])
-                done += 1
-            del views[:done]
-            views[0] = memoryview(views[0])[sent:]
+    def _lay_out(
+        self, header: FrameHeader, buffers: tuple[Buffer, ...]
+    ) -> tuple[list[bytes | memoryview], int]:
+        """Return the parts of a frame, and its bytes."""
+        views: list[bytes | memoryview] = [b""]
+        size = 0
+        for buffer in buffers:
+            view = view_bytes(buffer)
+            if view:
+                views.append(view)
+                size += len(view)
+        check_payload(size, self._limit)
+        views[0] = header.pack(size)
+        return views, HEADER_BYTES + size
+
+    def _send(self, views: list[bytes | memoryview], left: int) -> None:
+        """Send `views`, which have `left` bytes, however long it takes."""
+        with self._send_lock:
+            if self._closed_because is not None:
+                raise self._closed()
+            try:
+                while left:
+                    sent = self._sock.sendmsg(views[:_IOV_LIMIT])
+                    left -= sent
+                    _drop_sent(views, sent, left)
+            except OSError as error:
+                raise self._broken("send", error) from error
 
     def _fill(self, view: memoryview) -> None:
         left = len(view)
@@ -166,6 +182,19 @@ class TcpConnection(Connection):
             self._closed_because = reason
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
+
+
+def _drop_sent(views: list[bytes | memoryview], sent: int, left: int) -> None:
+    """Take the first `sent` bytes out of `views`, of which `left` stay."""
+    if not left:
+        views.clear()
+        return
+    done = 0
+    while sent >= len(views[done]):
+        sent -= len(views[done])
+        done += 1
+    del views[:done]
+    views[0] = memoryview(views[0])[sent:]
 
 
 def check_payload(size: int, limit: int) -> None:

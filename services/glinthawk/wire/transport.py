@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -63,6 +64,14 @@ class Connection(ABC):
             FrameError: the frame is above the payload limit, or a header field does not fit.
                 Nothing was sent.
         """
+
+    def begin_send(self, header: FrameHeader, *buffers: Buffer) -> Callable[[], None] | None:
+        """Send as much of one frame as goes without waiting.
+
+        Returns what sends the rest, or None if nothing is left. Until the rest is sent, nothing
+        else may be. Errors are those of `send`, here or in what is returned.
+        """
+        return partial(self.send, header, *buffers)
 
     @abstractmethod
     def receive(self, allocate: Allocate = allocate_fresh) -> tuple[FrameHeader, memoryview]:

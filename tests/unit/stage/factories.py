@@ -110,7 +110,7 @@ def build_weights(model: PreTrainedModel, first: int, last: int) -> StageWeights
     return StageWeights(
         first=first,
         last=last,
-        layers=tuple(_layer(state, f"model.layers.{layer}.") for layer in range(first, last)),
+        layers=[_layer(state, f"model.layers.{layer}.") for layer in range(first, last)],
         embedding=state["model.embed_tokens.weight"] if first == 0 else None,
         final_norm=state["model.norm.weight"] if last == total else None,
         lm_head=state["lm_head.weight"] if last == total else None,
