@@ -87,6 +87,13 @@ def test_help_shows_defaults_as_they_may_be_written(
         assert {"16MiB", "8GiB"} <= set(defaults)
 
 
+def test_a_deadline_that_is_no_number_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_main(monkeypatch, "drain", "w0", "--deadline", "nan") == 2
+    assert "nan is not a number of seconds" in capsys.readouterr().err
+
+
 def test_the_version_is_told(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
