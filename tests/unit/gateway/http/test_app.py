@@ -271,6 +271,22 @@ def test_one_batch_more_than_a_key_may_have_open_is_a_429_that_names_the_limit(
         assert served.http.post("/v1/batches", json=body).status_code == 200
 
 
+def test_a_request_is_open_from_its_first_byte_on(tmp_path: Path) -> None:
+    limits = ApiLimits(1 << 20, 1 << 20, max_key_requests=1, max_key_tokens=1000, max_key_batches=9)
+    content = json.dumps(BODY | {"max_tokens": 2}).encode()
+    head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json"
+    head += f"\r\ncontent-length: {len(content)}\r\n\r\n"
+    with serve(tmp_path, limits=limits) as served:
+        with socket.create_connection(served.address, WAIT_S) as connection:
+            connection.sendall(head.encode() + content[:10])
+            wait_until(
+                lambda: served.http.post(CHAT, json=BODY).status_code == 429, "it counts as open"
+            )
+            connection.sendall(content[10:])
+            assert connection.recv(100).startswith(b"HTTP/1.1 200 ")
+        wait_until(lambda: served.http.post(CHAT, json=BODY).status_code == 200, "it is over")
+
+
 def test_more_than_a_key_may_have_open_is_a_429_that_says_when(tmp_path: Path) -> None:
     limits = ApiLimits(1 << 20, 1 << 20, max_key_requests=1, max_key_tokens=1000, max_key_batches=9)
     keys = {"a": "alice", "b": "bob"}
