@@ -182,13 +182,11 @@ _COLUMNS = {
     "job": (
         _number("lines", "lines", digits=0),
         _number("input MiB", "input_bytes", scale=_MIB, digits=0),
-        _number("upload s", "upload_s", digits=1),
-        _number("validation s", "validation_s", digits=1),
-        _number("answered", "answered", digits=0),
-        _number("cancelling s", "cancelling_s", digits=1),
-        _number("gateway MiB, at rest", "gateway_at_rest", scale=_MIB, digits=0),
+        _number("validated s", "validation_s", digits=1),
+        _number("ended s", "cancelling_s", digits=1),
+        _number("gateway MiB", "gateway_at_rest", scale=_MIB, digits=0),
         _number("peak", "gateway_peak", scale=_MIB, digits=0),
-        _number("validation MiB, peak", "validation_peak", scale=_MIB, digits=0),
+        _number("validation", "validation_peak", scale=_MIB, digits=0),
     ),
     "chaos": (
         _text("event", "event"),
