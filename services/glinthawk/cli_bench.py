@@ -196,3 +196,25 @@ def bench_memory(
     sizes = tuple(size.strip() for size in kv_memory.split(","))
     settings = MemoryBenchSettings(stages, sizes, **arguments)
     return finish(run_memory_bench(settings), json_file)
+
+
+@bench.command("job", context_settings=CONTEXT)
+@click.option(
+    "--lines",
+    callback=_read_numbers,
+    default="10000,1000000",
+    show_default=True,
+    help="Of each file, by commas, the smallest first.",
+)
+@click.option(
+    "--answered", type=int, default=2000, show_default=True, help="Lines before the cancel."
+)
+@click.option("--tokens", type=int, default=1, show_default=True, help="Generated for each.")
+@_model_option
+@_json_option
+def bench_job(json_file: Path | None, **arguments: Any) -> int:
+    """Measure what a gateway takes for a batch, from upload to cancel, by its number of lines."""
+    from glinthawk.bench.job import JobBenchSettings, run_job_bench
+    from glinthawk.bench.report import finish
+
+    return finish(run_job_bench(JobBenchSettings(**arguments)), json_file)

@@ -4,6 +4,7 @@ They are short, speak to a gateway or its store, and load neither a model nor to
 """
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -87,12 +88,20 @@ def status(config_file: Path | None, watch: bool, as_json: bool, **arguments: An
     return 0
 
 
+def _refuse_nan(_: click.Context, __: click.Parameter, value: float | None) -> float | None:
+    """Return a number that is one: every range lets not-a-number pass."""
+    if value is not None and math.isnan(value):
+        raise click.BadParameter("nan is not a number of seconds")
+    return value
+
+
 @click.command(context_settings=CONTEXT)
 @click.argument("worker")
 @config_options(ControlConfig, "control")
 @click.option(
     "--deadline",
     type=click.FloatRange(0, 7 * 24 * 3600),
+    callback=_refuse_nan,
     default=None,
     help="Seconds for which sequences may run on where they are.  [default: 300]",
 )

@@ -9,6 +9,9 @@ from typing import Any
 
 import click
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from glinthawk.config import parse_size
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -31,7 +34,7 @@ def config_options(
                 option = click.option(flag, name, is_flag=True, default=None, help=text)
             else:
                 if field.default is not None and not field.is_required():
-                    shown = _show_default(field.default, name)
+                    shown = _show_default(field)
                     text += f"  [default: {shown}]" if shown else ""
                 option = click.option(flag, name, default=None, help=text, metavar="VALUE")
             function = option(function)
@@ -48,9 +51,18 @@ def config_options(
     return decorate
 
 
-def _show_default(value: Any, name: str) -> str:
-    if callable(value) or value is ... or type(value).__name__ == "PydanticUndefinedType":
+def _show_default(field: FieldInfo) -> str:
+    """Return a default as it may be written on the command line; nothing where there is none."""
+    value = field.default
+    if value == () or field.default_factory is not None:
         return ""
-    if name == "kv_memory":
-        return f"{value / (1 << 30):g}GiB"
+    if any(getattr(item, "func", None) is parse_size for item in field.metadata):
+        return _show_size(value)
     return str(value)
+
+
+def _show_size(num_bytes: int) -> str:
+    for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if num_bytes % size == 0:
+            return f"{num_bytes // size}{unit}"
+    return str(num_bytes)

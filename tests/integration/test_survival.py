@@ -262,9 +262,11 @@ def test_a_drained_worker_is_empty_by_its_deadline_and_can_come_back(
     deploy: Deploy, undisturbed: dict[int, Completion]
 ) -> None:
     deployment = deploy("w0", "w1")
-    deployment.engine.drain("w1", 0.3)
+    deployment.engine.drain("w1", 0.0)
     deployment.wait_for_state("w1", WorkerState.DRAINED)
     assert deployment.figures("w1").num_sequences == 0
+    deployment.wait_for_empty("w1")
+    deployment.wait_for_state("w1", WorkerState.DRAINED)
     finish(deployment, undisturbed)
     stats = deployment.engine.stats.scheduler
     assert stats.recomputed_tokens + stats.moved_tokens > 0, "it was cut short"

@@ -1,6 +1,7 @@
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -72,6 +73,25 @@ def test_help_explains_every_command(
 ) -> None:
     assert run_main(monkeypatch, *arguments, "--help") == 0
     assert len(capsys.readouterr().out) > 200
+
+
+@pytest.mark.parametrize("command", ROLES)
+def test_help_shows_defaults_as_they_may_be_written(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    assert run_main(monkeypatch, command, "--help") == 0
+    text = capsys.readouterr().out
+    defaults = re.findall(r"(?s)\[default:\s+([^]]*)\]", text)
+    assert not {"()", "None", "16777216", "8589934592"} & set(defaults)
+    if command in ("gateway", "up"):
+        assert {"16MiB", "8GiB"} <= set(defaults)
+
+
+def test_a_deadline_that_is_no_number_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_main(monkeypatch, "drain", "w0", "--deadline", "nan") == 2
+    assert "nan is not a number of seconds" in capsys.readouterr().err
 
 
 def test_the_version_is_told(

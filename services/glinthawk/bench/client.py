@@ -126,6 +126,10 @@ class ApiClient:
         found: dict[str, Any] = json.loads(self._call("GET", f"/v1/batches/{batch_id}"))
         return found
 
+    def cancel_batch(self, batch_id: str) -> None:
+        """Ask for a batch's end."""
+        self._call("POST", f"/v1/batches/{batch_id}/cancel")
+
     def content(self, file_id: str) -> bytes:
         """Return what a file holds."""
         return self._call("GET", f"/v1/files/{file_id}/content")

@@ -179,6 +179,15 @@ _COLUMNS = {
         _number("after", "overhead_after", scale=_MIB, digits=0),
         _number("page tables MiB", "page_tables", scale=_MIB),
     ),
+    "job": (
+        _number("lines", "lines", digits=0),
+        _number("input MiB", "input_bytes", scale=_MIB, digits=0),
+        _number("validated s", "validation_s", digits=1),
+        _number("ended s", "cancelling_s", digits=1),
+        _number("gateway MiB", "gateway_at_rest", scale=_MIB, digits=0),
+        _number("peak", "gateway_peak", scale=_MIB, digits=0),
+        _number("validation", "validation_peak", scale=_MIB, digits=0),
+    ),
     "chaos": (
         _text("event", "event"),
         _number("count", "count", digits=0),

@@ -21,7 +21,7 @@ from rich.console import Console
 
 from glinthawk import __version__
 from glinthawk.config import BatchConfig
-from glinthawk.errors import GlinthawkError, InvalidConfig, InvalidRequest
+from glinthawk.errors import GlinthawkError, InvalidRequest
 from glinthawk.gateway.answers import Answers
 from glinthawk.gateway.batch_input import check_paths, read_input, summarize_input
 from glinthawk.gateway.batch_output import OutputFile
@@ -34,10 +34,8 @@ from glinthawk.gateway.progress import (
     build_summary_table,
 )
 from glinthawk.gateway.requests import BatchLine, ModelContext, RefusedLine, parse_request
-from glinthawk.gateway.roster import smallest_page_bytes
 from glinthawk.gateway.sidecar import RunIdentity
 from glinthawk.gateway.tier_settings import (
-    asked_kv_dtype,
     build_tiers_settings,
     check_sizes,
     longest_sequence,
@@ -81,16 +79,6 @@ def run_batch(config: BatchConfig) -> int:
         return EXIT_INTERRUPTED
 
 
-def _check_arena(config: BatchConfig, model: ModelConfig) -> None:
-    """Refuse workers of our own that hold no page, before anything is started."""
-    page_bytes = smallest_page_bytes(model, asked_kv_dtype(config))
-    if config.listen is None and config.kv_memory < page_bytes:
-        raise InvalidConfig(
-            f"--kv-memory {config.kv_memory} bytes do not hold one page of {page_bytes} bytes; "
-            "give each worker more"
-        )
-
-
 class _BatchRun:
     """One run of the command."""
 
@@ -103,7 +91,6 @@ class _BatchRun:
         self._files: ModelFiles = resolve_model(config.model, revision=config.revision)
         self._model: ModelConfig = load_config(self._files)
         check_sizes(config, self._model)
-        _check_arena(config, self._model)
         self._digest = model_digest(self._files)
         self._tokenizer: Tokenizer = load_tokenizer(self._files)
         self._completions: queue.SimpleQueue[Completion] = queue.SimpleQueue()

@@ -29,6 +29,9 @@ from glinthawk.models.tokenizer import Tokenizer
 
 _LINE_ID = re.compile(r"batch_req_([0-9a-f]{16})_([0-9]{1,18})\Z")
 
+_MOST_PARAM_CHARACTERS = 200
+"""Of a field's name: one that is unknown is the caller's own, however long."""
+
 _INVALID = "invalid_request_error"
 _SERVER = "server_error"
 _FORMS: tuple[tuple[type[GlinthawkError], HTTPStatus, str, str | None], ...] = (
@@ -113,6 +116,7 @@ def build_error_body(error: GlinthawkError) -> tuple[int, dict[str, Any]]:
         (status, kind, code) for leaf, status, kind, code in _FORMS if isinstance(error, leaf)
     )
     param = error.param if isinstance(error, InvalidRequest | UnknownModel) else None
+    param = None if param is None else param[:_MOST_PARAM_CHARACTERS]
     document = {"message": str(error), "type": kind, "param": param, "code": code}
     return int(status), {"error": document}
 

@@ -96,8 +96,12 @@ class WorkerChanges:
 
     def settle(self, now: float) -> None:
         """Let go who may end, and go on emptying who drains."""
-        for name in self._workers.settle(now):
+        ended = self._workers.settle(now)
+        for name in ended.may_end:
             self._carrier.release_worker(name)
+        for entry in ended.to_empty:
+            error = PeerUnavailable("its drain is over; what it held is computed again elsewhere")
+            self._carrier.reset_worker(entry.name, entry.epoch, error)
         self._evacuation.begin_copies(now)
 
     def _join(self, event: WorkerJoined) -> None:

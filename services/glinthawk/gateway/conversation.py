@@ -32,7 +32,15 @@ class OpenRequest:
         self._assemblers = {
             choice.index: TextAssembler(choice, parsed.stop, tokenizer) for choice in parsed.choices
         }
+        self._unfinished = list(self._assemblers.values())
+        self._unscored: list[OpenSequence] = []
         self._prompt_logprobs: dict[int, list[TokenLogprobs | None]] = {}
+
+    def add(self, sequence: "OpenSequence") -> None:
+        """Take a sequence that runs for a choice of this request."""
+        self.sequences[sequence.identity] = sequence
+        if sequence.choice.max_new_tokens == 0:
+            self._unscored.append(sequence)
 
     def assembler(self, choice: ChoiceRequest) -> TextAssembler:
         """Return the text of one choice."""
@@ -57,13 +65,13 @@ class OpenRequest:
 
     @property
     def is_finished(self) -> bool:
-        """Whether every choice has its end, and every scored prompt its logprobs."""
-        return all(
-            assembler.finish_reason is not None for assembler in self._assemblers.values()
-        ) and all(
-            sequence.is_scored or sequence.choice.max_new_tokens > 0
-            for sequence in self.sequences.values()
-        )
+        """Whether every choice has its end, and every scored prompt its logprobs. What has them
+        keeps them, so each is passed once, however often this is asked."""
+        while self._unfinished and self._unfinished[-1].finish_reason is not None:
+            self._unfinished.pop()
+        while self._unscored and self._unscored[-1].is_scored:
+            self._unscored.pop()
+        return not self._unfinished and not self._unscored
 
     def build_results(self) -> tuple[ChoiceResult, ...]:
         """Return all choices, finished, in the order of their index."""

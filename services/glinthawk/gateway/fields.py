@@ -15,10 +15,20 @@ LARGEST_NUMBER = sys.float_info.max
 _SHOWN_CHARACTERS = 60
 
 
+_WORDS = {None: "null", True: "true", False: "false"}
+
+
 def shown(value: object) -> str:
-    """Return `value` for an error message, cut to a bearable length."""
-    text = repr(value)
+    """Return `value` for an error message, cut to a bearable length; null, true and false as JSON
+    has them."""
+    text = _WORDS[value] if value is None or isinstance(value, bool) else repr(value)
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
+
+
+def name_kind(value: object) -> str:
+    """Return what kind of JSON value this is, with its article."""
+    kinds = {dict: "an object", list: "an array", str: "a string", bool: "true or false"}
+    return "null" if value is None else kinds.get(type(value), "a number")
 
 
 def is_int(value: object) -> bool:

@@ -158,7 +158,7 @@ class OpenRequests:
         """Queue the choices of one prompt that must run through the model."""
         parsed = request.parsed
         prompt = parsed.prompts[prompt_index]
-        choices = [choice for choice in parsed.choices if choice.prompt_index == prompt_index]
+        choices = list(parsed.choices_of(prompt_index))
         if choices[0].max_new_tokens == 0:
             # Only the prompt is scored, once for all its choices.
             choices = choices[:1] if choices[0].sampling.num_prompt_logprobs is not None else []
@@ -167,7 +167,7 @@ class OpenRequests:
             identity = SequenceId(self._next_sequence)
             self._next_sequence += 1
             sequence = OpenSequence(identity, request, choice)
-            request.sequences[identity] = sequence
+            request.add(sequence)
             self._sequences[identity] = sequence
             starts.append(
                 SequenceStart(identity, prompt.tokens, len(prompt.tokens), choice.sampling)

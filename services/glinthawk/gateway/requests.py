@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from glinthawk.core.sampling import SamplingParams
 from glinthawk.errors import InvalidRequest, NotFound
-from glinthawk.gateway.fields import Fields, check_text, shown
+from glinthawk.gateway.fields import Fields, check_text, name_kind, shown
 from glinthawk.gateway.limits import Limit, fit_limit, parse_max_tokens, parse_min_tokens
 from glinthawk.gateway.neutral_fields import refuse_unsupported
 from glinthawk.gateway.prompts import Prompt, parse_messages, parse_prompts
@@ -31,6 +31,10 @@ from glinthawk.models.tokenizer import Tokenizer
 
 MAX_CHOICES = 128
 """Most choices (`n`) of one prompt."""
+
+MAX_SEQUENCES = 4096
+"""Most choices of all prompts of a request: the engine takes a request up in one piece, while all
+others wait."""
 
 DEFAULT_COMPLETION_TOKENS = 16
 """Tokens that /v1/completions generates when the body does not say, as OpenAI has it."""
@@ -121,6 +125,10 @@ class ParsedRequest:
     num_logprobs: int | None = None
     return_token_ids: bool = False
 
+    def choices_of(self, prompt_index: int) -> tuple[ChoiceRequest, ...]:
+        """Return the `n` choices of one prompt."""
+        return self.choices[prompt_index * self.n : (prompt_index + 1) * self.n]
+
     @property
     def num_prompt_tokens(self) -> int:
         """Tokens of all prompts, each counted once whatever n is."""
@@ -160,7 +168,7 @@ def parse_line(line: bytes, line_number: int) -> BatchLine | RefusedLine:
     except ValueError as error:
         return refuse(str(error))
     if not isinstance(document, dict):
-        return refuse(f"a JSON object is expected, not {type(document).__name__}")
+        return refuse(f"a JSON object is expected, not {name_kind(document)}")
     custom_id = document.get("custom_id")
     if not isinstance(custom_id, str) or not custom_id:
         return refuse("custom_id must be a string that is not empty", param="custom_id")
@@ -217,6 +225,12 @@ def parse_body(
         prompts = parse_prompts(fields, model.tokenizer, model.num_token_ids)
         if max_tokens is None:
             max_tokens = Limit(DEFAULT_COMPLETION_TOKENS, None)
+    if n * len(prompts) > MAX_SEQUENCES:
+        raise InvalidRequest(
+            f"{len(prompts)} prompts and n {n} make {n * len(prompts)} choices; at most "
+            f"{MAX_SEQUENCES} are allowed in one request. Send several, or lower n",
+            param="n",
+        )
     lengths = [fit_limit(prompt, max_tokens, model.max_sequence_length) for prompt in prompts]
     min_tokens = parse_min_tokens(fields, lengths)
     return ParsedRequest(

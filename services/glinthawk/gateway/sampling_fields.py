@@ -52,6 +52,10 @@ def parse_stop(fields: Fields, *, can_read_text: bool) -> tuple[str, ...]:
     value = fields.get("stop")
     if value is None:
         return ()
+    if not isinstance(value, list | str):
+        raise InvalidRequest(
+            f"stop must be a string or a list of strings, not {shown(value)}", param="stop"
+        )
     strings = value if isinstance(value, list) else [value]
     if len(strings) > MAX_STOP_STRINGS:
         raise InvalidRequest(

@@ -1,9 +1,10 @@
 """How large the tiers are: what the configuration says, and what the model rules out."""
 
-from glinthawk.config import BatchConfig, GatewayConfig
+from glinthawk.config import BatchConfig, GatewayConfig, UpConfig
 from glinthawk.core.dtype import DType
 from glinthawk.errors import InvalidConfig
 from glinthawk.gateway.lane_settings import choose_lanes
+from glinthawk.gateway.roster import smallest_page_bytes
 from glinthawk.gateway.tiers import TiersSettings
 from glinthawk.models.config import ModelConfig
 
@@ -54,3 +55,18 @@ def check_sizes(config: BatchConfig | GatewayConfig, model: ModelConfig) -> None
             f"{model.context_length} tokens; lower it"
         )
     model.split_layers(config.stages)
+    _check_arena(config, model)
+
+
+def _check_arena(config: BatchConfig | GatewayConfig, model: ModelConfig) -> None:
+    """Refuse workers of our own that hold no page."""
+    if not isinstance(config, UpConfig | BatchConfig):
+        return
+    if isinstance(config, BatchConfig) and config.listen is not None:
+        return
+    page_bytes = smallest_page_bytes(model, asked_kv_dtype(config))
+    if config.kv_memory < page_bytes:
+        raise InvalidConfig(
+            f"--kv-memory {config.kv_memory} bytes do not hold one page of {page_bytes} bytes; "
+            "give each worker more"
+        )

@@ -44,6 +44,15 @@ class WorkerFigures:
     instance: str = ""
 
 
+@dataclass(frozen=True)
+class EndedDrains:
+    """may_end: workers that asked to end and may do so now. to_empty: workers that stay, and at
+    the deadline still held pages, which nobody needs any more."""
+
+    may_end: tuple[str, ...]
+    to_empty: tuple[WorkerEntry, ...]
+
+
 @dataclass
 class _Record:
     """in_use: the scheduler has it. drain_until: when it drains, the time at which what still
@@ -153,10 +162,10 @@ class Workforce:
         record.is_present = False
         return record.entry
 
-    def settle(self, now: float) -> list[str]:
-        """End the drains that are over: the worker is empty, or its time is. Return the workers
-        that asked to end and may do so now."""
-        ending: list[str] = []
+    def settle(self, now: float) -> EndedDrains:
+        """End the drains that are over: the worker is empty, or its time is."""
+        may_end: list[str] = []
+        to_empty: list[WorkerEntry] = []
         for name, record in self._records.items():
             if record.drain_until is None or not record.is_present:
                 continue
@@ -168,8 +177,10 @@ class Workforce:
                 record.is_drained = True
                 if record.then_ends:
                     record.then_ends = False
-                    ending.append(name)
-        return ending
+                    may_end.append(name)
+                elif not is_idle:
+                    to_empty.append(record.entry)
+        return EndedDrains(tuple(may_end), tuple(to_empty))
 
     def sizes(self) -> list[int]:
         """Return the KV memory, in bytes, of each worker that is there."""

@@ -93,7 +93,11 @@ class HuggingFaceTokenizer:
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """See `Tokenizer`."""
         try:
-            encoding = self._backend.encode(text, add_special_tokens=add_special_tokens)
+            # Of one text, this call alone lets other threads run meanwhile: a long prompt takes
+            # seconds, in which a gateway must not stand still.
+            (encoding,) = self._backend.encode_batch_fast(
+                [text], add_special_tokens=add_special_tokens
+            )
         except (TypeError, UnicodeEncodeError) as error:
             raise InvalidRequest(
                 "the text is not valid Unicode (it holds half of a surrogate pair)", param="prompt"

@@ -433,11 +433,12 @@ def test_a_drain_moves_everything_by_its_deadline_and_can_be_taken_back(run: Run
     run.tiers.join("w1")
     run.wait_for(lambda: len(run.done) == 1)
     assert_texts(run, [5])
-    assert ("w1", 3) in run.tiers.steps
+    assert ("w1", 4) in run.tiers.steps
     run.tiers.dead.clear()
+    assert run.tiers.resets == [("w0", 2)], "it held what nobody needs any more"
     run.engine.cancel_drain("w0")
     run.wait_for_state("w0", WorkerState.ACTIVE)
-    assert run.tiers.resets == [("w0", 2)]
+    assert [name for name, _ in run.tiers.resets] == ["w0", "w0"]
 
 
 def test_a_worker_that_wants_to_end_is_let_go_once_it_is_empty(run: Run) -> None:

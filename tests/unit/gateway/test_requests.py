@@ -7,6 +7,7 @@ import pytest
 from glinthawk.core.sampling import SamplingParams
 from glinthawk.errors import InvalidRequest
 from glinthawk.gateway.requests import (
+    MAX_SEQUENCES,
     BatchLine,
     Endpoint,
     ModelContext,
@@ -64,7 +65,7 @@ def test_a_well_formed_line_is_read() -> None:
         (b"{", "no JSON"),
         (b"nonsense", "no JSON"),
         (b"\xff{}", "UTF-8 at byte 0"),
-        (b"[1]", "object is expected, not list"),
+        (b"[1]", "object is expected, not an array"),
         (b"null", "object is expected"),
         (b'{"custom_id": NaN}', "NaN"),
         (b"[" * 200_000, "nested too deeply"),
@@ -244,6 +245,15 @@ def test_choices_are_ordered_prompt_by_prompt_and_draw_different_noise() -> None
     assert [choice.prompt_index for choice in request.choices] == [0, 0, 1, 1]
     assert [choice.sampling.choice for choice in request.choices] == [0, 1, 2, 3]
     assert request.num_prompt_tokens == 3
+
+
+def test_prompts_times_n_are_bounded_by_the_choices_that_the_engine_takes_in_one_piece() -> None:
+    most = completions(prompt=["a"] * (MAX_SEQUENCES // 128), n=128)
+    assert len(most.choices) == MAX_SEQUENCES
+    assert [choice.prompt_index for choice in most.choices_of(7)] == [7] * 128
+    error = refusal(completions, prompt=["a"] * (MAX_SEQUENCES // 128 + 1), n=128)
+    assert error.param == "n"
+    assert f"make {MAX_SEQUENCES + 128} choices" in str(error)
 
 
 def test_ignore_eos_leaves_only_the_stop_tokens_of_the_body() -> None:

@@ -11,11 +11,18 @@ from glinthawk.core.sampling import SamplingParams
 from glinthawk.core.step import SequenceStart
 from glinthawk.errors import NotFound
 from glinthawk.gateway.roster import WorkerEntry
-from glinthawk.gateway.workers import MOST_ABSENT, WorkerFigures, WorkerState, Workforce
+from glinthawk.gateway.workers import (
+    MOST_ABSENT,
+    EndedDrains,
+    WorkerFigures,
+    WorkerState,
+    Workforce,
+)
 from glinthawk.scheduler import Scheduler, SchedulerConfig, SequenceGroup
 
 GEOMETRY = KVGeometry(2, 4, 2, 32, DType.FLOAT16, (None, None))
 ENTRY = WorkerEntry("w0", 20 * GEOMETRY.page_bytes, epoch=5, instance="one")
+NOTHING = EndedDrains((), ())
 
 
 @pytest.fixture
@@ -109,11 +116,33 @@ def test_one_that_asked_to_end_is_named_once_when_it_is_empty(
     add_sequence(scheduler)
     scheduler.plan()
     workers.drain("w0", until=100.0, then_ends=True)
-    assert workers.settle(now=99.0) == []
-    assert workers.settle(now=100.0) == ["w0"]
-    assert workers.settle(now=101.0) == []
+    assert workers.settle(now=99.0) == NOTHING
+    assert workers.settle(now=100.0) == EndedDrains(("w0",), ())
+    assert workers.settle(now=101.0) == NOTHING
     workers.drain("w0", until=100.0, then_ends=True)
-    assert workers.settle(now=101.0) == ["w0"]
+    assert workers.settle(now=101.0) == EndedDrains(("w0",), ())
+
+
+def test_one_that_is_cut_short_is_named_once_to_be_emptied_and_stays_drained(
+    scheduler: Scheduler, workers: Workforce
+) -> None:
+    add_sequence(scheduler)
+    scheduler.plan()
+    workers.drain("w0", until=100.0)
+    assert workers.settle(now=99.0) == NOTHING
+    assert workers.settle(now=100.0) == EndedDrains((), (ENTRY,))
+    assert workers.settle(now=101.0) == NOTHING
+    workers.lose("w0")
+    workers.join(replace(ENTRY, epoch=9))
+    assert workers.settle(now=102.0) == NOTHING
+    assert state(workers) is WorkerState.DRAINED
+    assert scheduler.plan() == []
+
+
+def test_one_that_ends_by_itself_is_not_emptied(scheduler: Scheduler, workers: Workforce) -> None:
+    workers.drain("w0", until=100.0)
+    assert workers.settle(now=0.0) == NOTHING
+    assert state(workers) is WorkerState.DRAINED
 
 
 def test_a_drain_taken_back_in_time_leaves_the_sequences_where_they_are(

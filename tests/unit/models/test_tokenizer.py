@@ -1,6 +1,8 @@
 import random
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +154,26 @@ def test_model_without_template_says_so() -> None:
 def test_half_a_surrogate_pair_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="not valid Unicode"):
         BYTE_LEVEL.encode("a\ud83d")
+
+
+def test_a_long_text_lets_other_threads_run_while_it_is_encoded() -> None:
+    longest_s, is_over = 0.0, threading.Event()
+
+    def watch() -> None:
+        nonlocal longest_s
+        while not is_over.is_set():
+            began = time.perf_counter()
+            time.sleep(0.001)
+            longest_s = max(longest_s, time.perf_counter() - began)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    began = time.perf_counter()
+    BYTE_LEVEL.encode("word " * 100_000)
+    took_s = time.perf_counter() - began
+    is_over.set()
+    watcher.join()
+    assert longest_s < took_s / 2
 
 
 def test_model_without_tokenizer_takes_token_ids_only(tmp_path: Path) -> None:

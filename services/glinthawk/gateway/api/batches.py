@@ -174,20 +174,26 @@ def _parse_window(value: object) -> tuple[str, int]:
 def _parse_metadata(value: object) -> dict[str, str]:
     if value is None:
         return {}
-    if not isinstance(value, dict) or len(value) > _MAX_METADATA_PAIRS:
+    if not isinstance(value, dict):
+        raise InvalidRequest(f"metadata must be an object, not {shown(value)}", param="metadata")
+    if len(value) > _MAX_METADATA_PAIRS:
         raise InvalidRequest(
-            f"metadata must be an object of at most {_MAX_METADATA_PAIRS} pairs, "
-            f"not {shown(value)}",
+            f"metadata has {len(value)} pairs; at most {_MAX_METADATA_PAIRS} are allowed",
             param="metadata",
         )
     for key, text in value.items():
         check_text(key, "metadata")
-        if len(key) > _MAX_KEY_CHARACTERS or len(check_text(text, "metadata")) > (
-            _MAX_VALUE_CHARACTERS
-        ):
+        if len(key) > _MAX_KEY_CHARACTERS:
             raise InvalidRequest(
-                f"metadata {shown(key)} is too long: keys may have {_MAX_KEY_CHARACTERS} "
-                f"characters, values {_MAX_VALUE_CHARACTERS}",
+                f"the key {shown(key)} of metadata has {len(key)} characters; at most "
+                f"{_MAX_KEY_CHARACTERS} are allowed",
                 param="metadata",
+            )
+        length = len(check_text(text, f"metadata.{key}"))
+        if length > _MAX_VALUE_CHARACTERS:
+            raise InvalidRequest(
+                f"metadata.{key} has {length} characters; at most {_MAX_VALUE_CHARACTERS} are "
+                "allowed",
+                param=f"metadata.{key}",
             )
     return dict(value)

@@ -18,12 +18,13 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from glinthawk.errors import GlinthawkError, InvalidRequest, InvariantBroken
 from glinthawk.gateway.bodies import build_error_body, encode_json_line
 from glinthawk.gateway.fields import shown
-from glinthawk.gateway.http.metrics import find_route
+from glinthawk.gateway.http.metrics import METHODS, find_route
 from glinthawk.telemetry.logging import describe_exception, get_logger
 
 log = get_logger("gateway.http")
@@ -107,26 +108,36 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def answer_framework(request: Request, error: HTTPException) -> Response:
-        answer = build_error_answer(_translate(request, error))
-        answer.headers.update(error.headers or {})
+        headers = dict(error.headers or {})
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            # The framework names those of the first route alone that has the path.
+            headers["Allow"] = ", ".join(_find_methods(app, request.scope))
+        answer = build_error_answer(_translate(request, error, headers))
+        answer.headers.update(headers)
         return answer
 
 
-def _translate(request: Request, error: HTTPException) -> GlinthawkError:
+def _find_methods(app: FastAPI, scope: Scope) -> list[str]:
+    """Return the methods that a path has."""
+    return [
+        method
+        for method in METHODS
+        if any(route.matches({**scope, "method": method})[0] is Match.FULL for route in app.routes)
+    ]
+
+
+def _translate(
+    request: Request, error: HTTPException, headers: Mapping[str, str]
+) -> GlinthawkError:
     where = f"{request.method} {shown(request.url.path)}"
     status = HTTPStatus(error.status_code)
     if status is HTTPStatus.NOT_FOUND:
         message = f"there is no {where}; /openapi.json lists what there is"
         return RefusedCall(status, message, code="unknown_url")
     if status is HTTPStatus.METHOD_NOT_ALLOWED:
-        allowed = _allowed(error.headers)
-        return RefusedCall(status, f"{where} is not allowed{allowed}", code="method_not_allowed")
+        message = f"{where} is not allowed; use {headers['Allow']}"
+        return RefusedCall(status, message, code="method_not_allowed")
     return RefusedCall(status, f"{where}: {error.detail}")
-
-
-def _allowed(headers: Mapping[str, str] | None) -> str:
-    methods = (headers or {}).get("Allow")
-    return f"; use {methods}" if methods else ""
 
 
 class Boundary:

@@ -6,6 +6,7 @@ Fields may come before the file or after it. So the file's pieces end only when 
 was there and all of it was right: whoever keeps the pieces has kept nothing until then.
 """
 
+import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from glinthawk.errors import InvalidRequest
 from glinthawk.gateway.fields import shown
 from glinthawk.gateway.http.reading import build_too_large
+
+# It would write a line of its own into the log for every bad form, which the caller is told of.
+logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
 
 _MAX_FIELD_BYTES = 4096
 _MAX_NAME_CHARACTERS = 255

@@ -70,8 +70,19 @@ async def _accept(
     services: ApiServices,
     accounts: Accounts,
 ) -> Response:
-    """Check a request wholly; what is returned runs it."""
-    accounts.check(caller.name)
+    """Check a request wholly; what is returned runs it. It is open from its first byte on, so the
+    bodies that are held at a time are bounded too."""
+    with accounts.open(caller.name, 0):
+        return await _check(endpoint, request, caller, services, accounts)
+
+
+async def _check(
+    endpoint: Endpoint,
+    request: Request,
+    caller: Caller,
+    services: ApiServices,
+    accounts: Accounts,
+) -> Response:
     body = await read_object(request, services.limits.max_body_bytes)
     check_model(body.get("model"), services.model_names)
     options = take_stream_options(body)

@@ -22,7 +22,7 @@ UNKNOWN = "unknown"
 HUNG_UP = "499"
 """The status of a call whose caller hung up before an answer began."""
 
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _LABELS = ("method", "route", "status")
 
 
@@ -87,4 +87,4 @@ def find_route(scope: Scope) -> str | None:
 def describe_method(scope: Scope) -> str:
     """Return the method, if it is one of HTTP's: callers may make up others."""
     method = scope["method"]
-    return method if method in _METHODS else UNKNOWN
+    return method if method in METHODS else UNKNOWN

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.types import Receive
 
 from glinthawk.errors import InvalidRequest
+from glinthawk.gateway.fields import name_kind
 from glinthawk.gateway.http.errors import RefusedCall
 from glinthawk.gateway.requests import load_json
 
@@ -69,9 +70,7 @@ async def read_object(request: Request, max_bytes: int) -> dict[str, Any]:
     except ValueError as error:
         raise InvalidRequest(f"the body cannot be read: {error}") from error
     if not isinstance(document, dict):
-        raise InvalidRequest(
-            f"the body must be a JSON object, not a value of type {type(document).__name__}"
-        )
+        raise InvalidRequest(f"the body must be a JSON object, not {name_kind(document)}")
     return document
 
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from glinthawk.gateway.http.schemas import ClosedBody, OpenBody
 from glinthawk.gateway.prompts import MAX_PROMPTS
-from glinthawk.gateway.requests import DEFAULT_COMPLETION_TOKENS, MAX_CHOICES
+from glinthawk.gateway.requests import DEFAULT_COMPLETION_TOKENS, MAX_CHOICES, MAX_SEQUENCES
 from glinthawk.gateway.sampling_fields import MAX_LOGPROBS, MAX_STOP_STRINGS, MAX_STOP_TOKEN_IDS
 
 _INT32 = 1 << 31
@@ -34,7 +34,12 @@ class GenerationRequest(OpenBody):
     """Fields that both endpoints act upon. Others stand if they change nothing."""
 
     model: str = Field(description="A name under which the model is served.")
-    n: int | None = Field(default=1, ge=1, le=MAX_CHOICES, description="Choices for each prompt.")
+    n: int | None = Field(
+        default=1,
+        ge=1,
+        le=MAX_CHOICES,
+        description=f"Choices for each prompt; {MAX_SEQUENCES:,} at most of all prompts together.",
+    )
     max_tokens: int | None = Field(
         default=None,
         ge=0,

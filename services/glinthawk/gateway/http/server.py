@@ -15,6 +15,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from glinthawk.errors import InvalidConfig
+from glinthawk.gateway.http.protocol import Protocol
 
 _START_TIMEOUT_S = 30.0
 _POLL_S = 0.01
@@ -51,7 +52,7 @@ class HttpServer:
         self._config = uvicorn.Config(
             app,
             loop="asyncio",
-            http="h11",
+            http=Protocol,
             ws="none",
             lifespan="off",
             log_config=None,

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, func, insert, select, update
 
 from glinthawk.errors import CapacityExceeded, InvalidRequest, InvariantBroken, NotFound
+from glinthawk.gateway.fields import shown
 from glinthawk.gateway.store.database import Database
 from glinthawk.gateway.store.paging import fetch_page
 from glinthawk.gateway.store.records import BatchError, BatchRecord, BatchStatus, RequestCounts
@@ -103,7 +104,7 @@ def find_batch(connection: Connection, batch_id: str) -> Row[Any]:
     """Return a batch's row. Raises NotFound if there is no such batch."""
     row = connection.execute(select(BATCHES).where(BATCHES.c.id == batch_id)).one_or_none()
     if row is None:
-        raise NotFound(f"there is no batch {batch_id!r}")
+        raise NotFound(f"there is no batch {shown(batch_id)}")
     return row
 
 

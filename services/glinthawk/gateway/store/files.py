@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 from sqlalchemy import Connection, Row, delete, insert, select
 
 from glinthawk.errors import InvalidRequest, NotFound, StoreUnavailable
+from glinthawk.gateway.fields import shown
 from glinthawk.gateway.store.ballast import Ballast
 from glinthawk.gateway.store.blobs import BlobFolder
 from glinthawk.gateway.store.database import Database
@@ -115,7 +116,7 @@ class FileTable:
 def _fetch(connection: Connection, file_id: str) -> FileRecord:
     row = connection.execute(select(FILES).where(FILES.c.id == file_id)).one_or_none()
     if row is None:
-        raise NotFound(f"there is no file {file_id!r}")
+        raise NotFound(f"there is no file {shown(file_id)}")
     return _build_record(row)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, Select, Table, select, tuple_
 
 from glinthawk.errors import NotFound
+from glinthawk.gateway.fields import shown
 
 
 def fetch_page(
@@ -27,7 +28,7 @@ def fetch_page(
             select(table.c.created_at, table.c.sequence).where(table.c.id == after)
         ).one_or_none()
         if start is None:
-            raise NotFound(f"there is nothing with the id {after!r} to list behind")
+            raise NotFound(f"there is nothing with the id {shown(after)} to list behind")
         behind = tuple_(start.created_at, start.sequence)
         rows = rows.where(position < behind if newest_first else position > behind)
     columns = (table.c.created_at, table.c.sequence)

@@ -100,8 +100,11 @@ def test_a_path_that_is_not_there_is_a_404(served: Served, path: str) -> None:
 
 def test_a_method_that_is_not_there_is_a_405_that_says_which_are(served: Served) -> None:
     answer = served.http.put("/v1/files")
-    check_error(answer, 405)
-    assert answer.headers["allow"]
+    assert "use GET, POST" in check_error(answer, 405)["message"]
+    assert answer.headers["allow"] == "GET, POST"
+    answer = served.http.get(CHAT)
+    assert "use POST" in check_error(answer, 405)["message"]
+    assert answer.headers["allow"] == "POST"
 
 
 @pytest.mark.parametrize(
@@ -134,7 +137,48 @@ def test_a_page_behind_something_unknown_is_a_404(served: Served, path: str) -> 
     ],
 )
 def test_strange_ids_are_not_found(served: Served, method: str, path: str) -> None:
-    check_error(served.http.request(method, path), 404)
+    assert len(check_error(served.http.request(method, path), 404)["message"]) < 200
+
+
+def test_a_field_of_a_name_without_end_is_refused_in_few_words(served: Served) -> None:
+    error = check_error(served.http.post(CHAT, json=BODY | {"x" * 10_000: 1}), 400)
+    assert len(error["message"]) < 200
+    assert len(error["param"]) == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (BODY | {"max_tokens": True}, "max_tokens must be an integer, not true"),
+        (BODY | {"messages": [{"role": "user"}]}, "content must be a string, not null"),
+        (BODY | {"stop": 5}, "stop must be a string or a list of strings, not 5"),
+        (None, "the body must be a JSON object, not null"),
+        ([1], "the body must be a JSON object, not an array"),
+    ],
+)
+def test_values_are_shown_in_the_words_of_json(served: Served, body: Any, message: str) -> None:
+    content = json.dumps(body).encode()
+    answer = served.http.post(CHAT, content=content, headers={"content-type": "application/json"})
+    assert message in check_error(answer, 400)["message"]
+
+
+@pytest.mark.parametrize(
+    ("metadata", "param", "message"),
+    [
+        ({str(n): "x" for n in range(17)}, "metadata", "has 17 pairs; at most 16"),
+        ({"k" * 65: "x"}, "metadata", "has 65 characters; at most 64"),
+        ({"k": "x" * 513}, "metadata.k", "has 513 characters; at most 512"),
+        ({"k": 5}, "metadata.k", "metadata.k must be a string, not 5"),
+        ([], "metadata", "metadata must be an object, not []"),
+    ],
+)
+def test_metadata_over_a_limit_are_refused_with_value_and_limit(
+    served: Served, metadata: Any, param: str, message: str
+) -> None:
+    body = {"input_file_id": "f", "endpoint": CHAT, "completion_window": "24h"}
+    error = check_error(served.http.post("/v1/batches", json=body | {"metadata": metadata}), 400)
+    assert error["param"] == param
+    assert message in error["message"]
 
 
 def test_a_batch_that_is_over_cannot_be_cancelled(served: Served) -> None:
@@ -225,6 +269,22 @@ def test_one_batch_more_than_a_key_may_have_open_is_a_429_that_names_the_limit(
         assert int(answer.headers["retry-after"]) >= 1
         served.store.update_batch(made, only_from=list(BatchStatus), status=BatchStatus.CANCELLED)
         assert served.http.post("/v1/batches", json=body).status_code == 200
+
+
+def test_a_request_is_open_from_its_first_byte_on(tmp_path: Path) -> None:
+    limits = ApiLimits(1 << 20, 1 << 20, max_key_requests=1, max_key_tokens=1000, max_key_batches=9)
+    content = json.dumps(BODY | {"max_tokens": 2}).encode()
+    head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json"
+    head += f"\r\ncontent-length: {len(content)}\r\n\r\n"
+    with serve(tmp_path, limits=limits) as served:
+        with socket.create_connection(served.address, WAIT_S) as connection:
+            connection.sendall(head.encode() + content[:10])
+            wait_until(
+                lambda: served.http.post(CHAT, json=BODY).status_code == 429, "it counts as open"
+            )
+            connection.sendall(content[10:])
+            assert connection.recv(100).startswith(b"HTTP/1.1 200 ")
+        wait_until(lambda: served.http.post(CHAT, json=BODY).status_code == 200, "it is over")
 
 
 def test_more_than_a_key_may_have_open_is_a_429_that_says_when(tmp_path: Path) -> None:

@@ -85,3 +85,14 @@ def test_a_file_over_the_bound_is_refused_while_it_arrives() -> None:
     with pytest.raises(RefusedCall, match="59 bytes") as caught:
         read_form(body[:-6], max_file_bytes=59)
     assert caught.value.status == 413
+
+
+def test_a_bad_form_leaves_no_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(InvalidRequest, match="cannot be read"):
+        read_form(b"no form at all")
+    assert caplog.records == []
+
+
+def test_headers_of_a_part_are_bounded() -> None:
+    with pytest.raises(InvalidRequest, match="header size"):
+        read_form(build_form(file_part(b"", "x" * 10_000), PURPOSE), size=1000)

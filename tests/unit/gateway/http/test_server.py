@@ -1,5 +1,7 @@
 """The server around the application: its port, TLS, and how it ends."""
 
+import json
+import socket
 import subprocess
 import threading
 from pathlib import Path
@@ -86,3 +88,24 @@ def test_a_server_that_never_started_can_be_stopped(tmp_path: Path) -> None:
         other.stop(1.0)
         again = HttpServer(served.app, "127.0.0.1", other.port)
         again.stop(1.0)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GARBAGE\r\n\r\n",
+        b"GET /v1/models HTTP/1.1\r\n\r\n",
+        b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: -5\r\n\r\n",
+        b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+        b"transfer-encoding: chunked\r\n\r\nZZ\r\n",
+    ],
+)
+def test_bytes_that_are_no_http_get_an_error_of_the_same_shape(tmp_path: Path, sent: bytes) -> None:
+    with serve(tmp_path) as served, socket.create_connection(served.address, WAIT_S) as connection:
+        connection.sendall(sent)
+        head, _, body = b"".join(iter(lambda: connection.recv(4096), b"")).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert b"content-type: application/json" in head
+    error = json.loads(body)["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["type"] == "invalid_request_error"
