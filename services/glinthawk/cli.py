@@ -30,6 +30,7 @@ from glinthawk.config import (
     load_batch_config,
     load_config,
 )
+from glinthawk.config.compute import COMPUTE_ENVIRONMENT
 from glinthawk.errors import GlinthawkError, InvalidConfig, UnsupportedModel
 
 EXIT_FAILED = 1
@@ -85,6 +86,9 @@ def stage(config_file: Path | None, **arguments: Any) -> int:
     )
     _configure_logging(config.log_level, config.log_format, "stage", config.name)
     _watch_parent(config.exit_with_parent)
+    # Before torch is loaded, which reads it then.
+    for name, value in COMPUTE_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     from glinthawk.stage.server import run_stage
 
     return run_stage(config)

@@ -208,8 +208,9 @@ class AttentionWorker:
             return _Outcome.COMPLETED_STEP if is_complete else _Outcome.DONE
         if header.kind is FrameKind.ATTEND:
             started = self._clock()
-            self._answer(frame, FrameKind.OUTPUT, cache.attend(header, frame.payload))
+            output = cache.attend(header, frame.payload)
             self._metrics.attention_seconds.observe(self._clock() - started)
+            self._answer(frame, FrameKind.OUTPUT, output)
             self._metrics.batch_rows.observe(header.rows)
             return _Outcome.DONE
         if header.kind is FrameKind.FETCH:

@@ -26,6 +26,7 @@ from glinthawk.bench.environment import describe_environment
 from glinthawk.bench.hf_export import ensure_hf_folder
 from glinthawk.bench.peer_runner import KV_GIB
 from glinthawk.bench.peers import Peer, PeerFailed, PeerHome, default_peer_folder, parse_peers
+from glinthawk.config.compute import COMPUTE_ENVIRONMENT
 from glinthawk.core.dtype import DType
 from glinthawk.errors import GlinthawkError, InvalidConfig
 from glinthawk.models.hf_tokenizer import load_tokenizer
@@ -262,7 +263,7 @@ def _run_products(workload: Workload, work: Path) -> dict[str, Any]:
 def _run_glinthawk(arguments: list[str], *, module: str = "glinthawk") -> None:
     done = subprocess.run(
         [sys.executable, "-m", module, *arguments],
-        env={**os.environ, "GOMP_SPINCOUNT": "0"},  # as the command's own stages run
+        env={**os.environ, **COMPUTE_ENVIRONMENT},  # as the command's own stages run
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

@@ -80,7 +80,9 @@ class _Products:
         buffers = Buffers(torch.device("cpu"))
         self._config = config
         self._dtype = weights.lm_head.dtype
-        self._layers = [build_products(layer, buffers) for layer in weights.layers]
+        self._layers = [
+            build_products(weights.layers.pop(0), buffers) for _ in range(len(weights.layers))
+        ]
         self._head = build_head(weights.lm_head, buffers)
         self._buffers = buffers
 

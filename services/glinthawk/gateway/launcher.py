@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import IO
 
 from glinthawk.config import ENVIRONMENT_PREFIX, BatchConfig, PeerConfig, UpConfig, count_cores
+from glinthawk.config.compute import COMPUTE_ENVIRONMENT
 from glinthawk.errors import InvalidConfig, PeerUnavailable
 from glinthawk.telemetry.logging import get_logger
 from glinthawk.telemetry.parent import PARENT_VARIABLE
@@ -31,18 +32,6 @@ STEADY_S = 60.0
 """A process that lived so long is started again without delay."""
 
 _TAIL_LINES = 20
-
-_SHARED_MACHINE = {
-    # Threads that spin while they wait take the cores from the other processes.
-    "GOMP_SPINCOUNT": "0",
-    "OMP_WAIT_POLICY": "PASSIVE",
-    "KMP_BLOCKTIME": "0",
-    "TOKENIZERS_PARALLELISM": "false",
-    # Products compiled for a number of rows, half a MB each; by default 1,024 are kept, twice.
-    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
-    "LRU_CACHE_CAPACITY": "64",
-}
-"""What processes that compute have in their environment beside their own settings."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +122,7 @@ def build_environment(environment: Mapping[str, str], *, threads: int) -> dict[s
     taken = {ENVIRONMENT_PREFIX + field.upper() for field in fields}
     kept = {name: value for name, value in environment.items() if name not in taken}
     own = {"OMP_NUM_THREADS": str(threads), PARENT_VARIABLE: str(os.getpid())}
-    return {**kept, **_SHARED_MACHINE, **own}
+    return {**kept, **COMPUTE_ENVIRONMENT, **own}
 
 
 class Launcher:

@@ -55,7 +55,7 @@ class StageWeights:
 
     embedding [vocab, hidden]: on the first stage. final_norm [hidden], lm_head [vocab, hidden]:
     on the last stage. With tied embeddings a stage that is first and last holds one tensor as
-    both.
+    both (a head that is packed on a CPU is a second one, see stage/products.py).
     """
 
     first: int

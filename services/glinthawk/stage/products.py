@@ -12,7 +12,7 @@ Two ways:
     packed    CPUs with bfloat16 products: weights in the layout that oneDNN computes in, made
               once, and silu and the multiplication by gate in the products themselves (ADR 0014).
 
-What a method returns is valid until the next call of any, but for `qkv` of `PackedProducts`.
+What a method returns is valid until the next call of any.
 """
 
 from abc import ABC, abstractmethod
@@ -103,7 +103,7 @@ class PackedProducts(LayerProducts):
         self._down = _Packed(weights.down, weights.down_bias)
 
     def qkv(self, h: torch.Tensor) -> torch.Tensor:
-        """See `LayerProducts`; the rows are new memory."""
+        """See `LayerProducts`."""
         return self._qkv.times(h)
 
     def output(self, o: torch.Tensor) -> torch.Tensor:

@@ -17,11 +17,14 @@ import torch
 T = TypeVar("T")
 
 SMALL_ELEMENTS = 1 << 19
-"""An operation over up to so many elements runs on one thread."""
+"""Operations on rows of up to so many elements in the residual run on one thread."""
 
 
 class _OneThread:
-    """While it is entered, torch's operations on this thread wake no other."""
+    """While it is entered, torch's operations on this thread wake no other.
+
+    A thread that computes for the first time meanwhile has one thread too: only one computes.
+    """
 
     def __init__(self) -> None:
         self._num_threads = 1

@@ -42,7 +42,8 @@ def view_bytes(buffer: Buffer) -> memoryview:
 class Connection(ABC):
     """A two-way, ordered, reliable stream of frames between two processes.
 
-    Any number of threads may send: frames are never interleaved. Threads that receive take
+    Any number of threads may send: frames are never interleaved (who uses `begin_send` keeps the
+    others away until its rest is sent, as `Outbox` does). Threads that receive take
     turns. Receivers must keep reading: a peer whose buffers stay full for
     seconds is taken for dead by the other side, so no receiving thread should compute for long.
     """

@@ -157,23 +157,24 @@ def test_half_a_surrogate_pair_is_refused() -> None:
 
 
 def test_a_long_text_lets_other_threads_run_while_it_is_encoded() -> None:
-    longest_s, is_over = 0.0, threading.Event()
+    rounds, has_begun, is_over = 0, threading.Event(), threading.Event()
 
     def watch() -> None:
-        nonlocal longest_s
+        nonlocal rounds
         while not is_over.is_set():
-            began = time.perf_counter()
+            has_begun.set()
             time.sleep(0.001)
-            longest_s = max(longest_s, time.perf_counter() - began)
+            rounds += 1
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    began = time.perf_counter()
+    assert has_begun.wait(10)
+    before = rounds
     BYTE_LEVEL.encode("word " * 100_000)
-    took_s = time.perf_counter() - began
+    during = rounds - before
     is_over.set()
     watcher.join()
-    assert longest_s < took_s / 2
+    assert during > 3  # held back, it gets one round in, or two
 
 
 def test_model_without_tokenizer_takes_token_ids_only(tmp_path: Path) -> None:

@@ -95,7 +95,9 @@ def test_a_small_frame_needs_no_other_thread(monkeypatch: pytest.MonkeyPatch) ->
 
         def note_thread(*arguments: object) -> object:
             senders.append(threading.get_ident())
-            return begin_send(*arguments)  # type: ignore[arg-type]
+            rest = begin_send(*arguments)  # type: ignore[arg-type]
+            assert rest is None
+            return rest
 
         monkeypatch.setattr(ours, "begin_send", note_thread)
         outbox = Outbox(ours, Lost(), lambda _: None)

@@ -25,10 +25,15 @@ class Protocol(H11Protocol):
         if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             self.transport.close()  # in the middle of an answer
             return
-        for event in (
+        is_head = self.scope is not None and self.scope.get("method") == "HEAD"
+        answer = (
             h11.Response(status_code=status, headers=headers),
-            h11.Data(data=body),
+            *(() if is_head else (h11.Data(data=body),)),
             h11.EndOfMessage(),
-        ):
+        )
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True  # whoever still answers this call is not heard
+            self.cycle.message_event.set()
+        for event in answer:
             self.transport.write(self.conn.send(event))
         self.transport.close()

@@ -1,5 +1,6 @@
 """Bodies of requests, read up to a bound: one that is larger is refused while it arrives."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from http import HTTPStatus
 from typing import Any
@@ -12,6 +13,9 @@ from glinthawk.errors import InvalidRequest
 from glinthawk.gateway.fields import name_kind
 from glinthawk.gateway.http.errors import RefusedCall
 from glinthawk.gateway.requests import load_json
+
+MOST_SILENCE_S = 60.0
+"""A body of which nothing more comes for so long is given up."""
 
 
 def build_too_large(what: str, max_bytes: int) -> RefusedCall:
@@ -42,19 +46,33 @@ async def iterate_body(request: Request, max_bytes: int, what: str) -> AsyncIter
     """Yield the body as it arrives.
 
     Raises:
-        RefusedCall: it is, or says that it will be, larger than `max_bytes`.
+        RefusedCall: it is, or says that it will be, larger than `max_bytes`, or stops coming.
         ClientDisconnect: the client hung up on the way.
     """
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced[:20]) > max_bytes:
         raise build_too_large(what, max_bytes)
     num_bytes = 0
-    async for piece in request.stream():
+    stream = aiter(request.stream())
+    while (piece := await _next_piece(stream, what)) is not None:
         num_bytes += len(piece)
         if num_bytes > max_bytes:
             raise build_too_large(what, max_bytes)
         if piece:
             yield piece
+
+
+async def _next_piece(stream: AsyncIterator[bytes], what: str) -> bytes | None:
+    """Return the next piece, None after the last."""
+    try:
+        async with asyncio.timeout(MOST_SILENCE_S):
+            return await anext(stream, None)
+    except TimeoutError as error:
+        raise RefusedCall(
+            HTTPStatus.REQUEST_TIMEOUT,
+            f"nothing more of {what} came for {MOST_SILENCE_S:g} seconds; send it again",
+            code="request_timeout",
+        ) from error
 
 
 async def read_object(request: Request, max_bytes: int) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from glinthawk.errors import InvalidConfig
+from glinthawk.gateway.http import reading
 from glinthawk.gateway.http.server import HttpServer
 from unit.gateway.http.serving import CHAT, LONG, WAIT_S, serve, wait_until
 
@@ -109,3 +110,29 @@ def test_bytes_that_are_no_http_get_an_error_of_the_same_shape(tmp_path: Path, s
     error = json.loads(body)["error"]
     assert set(error) == {"message", "type", "param", "code"}
     assert error["type"] == "invalid_request_error"
+
+
+def test_a_malformed_head_ends_its_connection_and_no_other(tmp_path: Path) -> None:
+    sent = b"HEAD /v1/models HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nZZ\r\n"
+    with serve(tmp_path) as served:
+        with socket.create_connection(served.address, WAIT_S) as connection:
+            connection.sendall(sent)
+            answer = b"".join(iter(lambda: connection.recv(4096), b""))
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert answer.endswith(b"\r\n\r\n")  # an answer to HEAD has no body
+        assert httpx.get(f"{served.url}/health").status_code == 200
+
+
+def test_a_body_that_stops_coming_gives_its_place_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "MOST_SILENCE_S", 0.3)
+    head = (
+        b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+        b"content-length: 10\r\n\r\n{"
+    )
+    with serve(tmp_path) as served, socket.create_connection(served.address, WAIT_S) as connection:
+        connection.sendall(head)
+        answer = connection.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert b"request_timeout" in answer
