@@ -9,14 +9,13 @@ from typing import Any
 
 import pytest
 
+from cluster.api import Api, generate
 from cluster.live import (
     OPERATOR,
     RELEASE,
     ROOT,
     SYSTEM,
-    Api,
     Deployment,
-    generate,
     helm,
     kubectl,
     read,
