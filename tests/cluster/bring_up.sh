@@ -19,6 +19,7 @@ NAMESPACE=glinthawk-demo
 SYSTEM=glinthawk-system
 
 say() { echo "== $*"; }
+quietly() { "$@" >>.demo/images.log 2>&1 || { tail -20 .demo/images.log; exit 1; }; }
 
 if [ -n "$CLUSTER" ]; then
   BUILD=${BUILD:-$CLUSTER build} PUSH=${PUSH:-$CLUSTER push}
@@ -28,22 +29,28 @@ fi
 BUILD=${BUILD:-buildah bud} PUSH=${PUSH:-buildah push}
 
 say "images, tagged $TAG"
-for tag in "$TAG" ${NEXT:+"$TAG-next"}; do
-  make --no-print-directory images BASE="$BASE" STAGE_BASE="${STAGE_BASE:-$BASE}" TAG="$tag" PREFIX="$PREFIX" \
-    BUILD="$BUILD" >.demo/images.log 2>&1 || { tail -20 .demo/images.log; exit 1; }
-  for image in operator gateway stage attention; do $PUSH "${PREFIX}glinthawk-$image:$tag"; done
+IMAGES="operator gateway stage attention"
+: >.demo/images.log
+quietly make --no-print-directory images BASE="$BASE" STAGE_BASE="${STAGE_BASE:-$BASE}" TAG="$TAG" PREFIX="$PREFIX" \
+  BUILD="$BUILD"
+for image in $IMAGES; do $PUSH "${PREFIX}glinthawk-$image:$TAG"; done
+for image in ${NEXT:+$IMAGES}; do
+  name=${PREFIX}glinthawk-$image:$TAG
+  printf 'FROM %s\nLABEL org.opencontainers.image.version=next\n' "$name" |
+    quietly $BUILD --tag "$name-next" --file - tests/cluster
+  $PUSH "$name-next"
 done
 mkdir -p .demo/hub
 "$PYTHON" tests/cluster/export_model.py .demo/hub
-$BUILD --build-arg BASE="$BASE" --tag "${PREFIX}glinthawk-hub:$TAG" --file tests/cluster/hub.Dockerfile .demo/hub \
-  >>.demo/images.log 2>&1
+quietly $BUILD --build-arg BASE="$BASE" --tag "${PREFIX}glinthawk-hub:$TAG" --file tests/cluster/hub.Dockerfile .demo/hub
 $PUSH "${PREFIX}glinthawk-hub:$TAG"
 
 say "the hub, the operator, the sample"
 sed "s#IMAGE#${PREFIX}glinthawk-hub:$TAG#" tests/cluster/hub.yaml | kubectl apply -f -
 kubectl apply --server-side --force-conflicts --filename crds/
 helm upgrade --install glinthawk charts/glinthawk --namespace "$SYSTEM" --create-namespace \
-  --set image.registry="${PREFIX%/}" --set image.tag="$TAG" --wait --timeout 180s >/dev/null
+  --set image.registry="${PREFIX%/}" --set image.tag="$TAG" --set operator.config.lostNodeSeconds=20 \
+  --wait --timeout 180s >/dev/null
 kubectl --namespace "$NAMESPACE" rollout status deployment/hub --timeout=120s
 BEGAN=$SECONDS
 kubectl --namespace "$NAMESPACE" apply -f examples/cluster/smollm2.yaml

@@ -138,5 +138,3 @@ def test_other_settings_of_the_model_replace_only_the_pods_that_have_them(
     assert {one: uids(demo)[one] for one in ("stage", "attention")} == {
         one: before[one] for one in ("stage", "attention")
     }
-    demo.apply()
-    demo.await_settled(UPGRADED_S)
