@@ -25,7 +25,7 @@ def kill_and_start(world: World) -> None:
 
 
 def images(world: World) -> set[str]:
-    pods = world.plane.read("pods")["items"]
+    pods = [pod for one in ("gateway", "stage", "attention") for pod in world.pods(one)]
     return {pod["spec"]["containers"][0]["image"] for pod in pods}
 
 
@@ -51,6 +51,7 @@ def _kill_while_it_grows(world: World) -> None:
     wait_until(lambda: world.replicas() > 1, "it grows")
     kill_and_start(world)
     world.await_replicas(3)
+    wait_until(lambda: len(world.fleet.workers["default", "demo"]) == 3, "three workers serve")
     world.await_ready()
     assert {pod["metadata"]["uid"] for pod in world.pods("stage")} == stages
 
@@ -75,11 +76,14 @@ def _kill_while_it_drains(world: World) -> None:
 
 
 def _kill_while_it_updates(world: World) -> None:
+    world.fleet.troubles["check"] = {"phase": "Pending"}
     world.apply(of_image(NEW))
     wait_until(lambda: bool(world.pods("check")), "the new image is checked")
     kill_and_start(world)
+    assert images(world) == {OLD}
+    del world.fleet.troubles["check"]
     wait_until(lambda: NEW in images(world), "the first pod is replaced")
     kill_and_start(world)
     wait_until(lambda: images(world) == {NEW}, "every pod has the new image")
-    world.await_ready()
     wait_until(lambda: not world.pods("check"), "check pods are gone")
+    world.await_ready()
