@@ -83,7 +83,8 @@ operator-scale: $(STAMP)  ## the operator with 100 resources and 500 workers: KU
 	PYTHONPATH=tests $(BIN)/python -m cluster.scale $(SCALE_ARGS)
 
 # A test cluster. CLUSTER: a command that brings one up and builds for it; without it, the cluster of
-# KUBECONFIG, with BUILD and PUSH (an image's name follows).
+# KUBECONFIG, with BUILD and PUSH (an image's name follows). CLUSTER_TESTS: some of them.
+CLUSTER_TESTS ?= tests/cluster
 cluster-demo: $(STAMP)  ## from nothing to a text on a cluster: CLUSTER=COMMAND BASE=IMAGE
 	@mkdir -p .demo
 	CLUSTER='$(CLUSTER)' BASE='$(BASE)' PYTHON=$(BIN)/python bash tests/cluster/bring_up.sh
@@ -91,9 +92,9 @@ cluster-demo: $(STAMP)  ## from nothing to a text on a cluster: CLUSTER=COMMAND 
 
 cluster-test: $(STAMP)  ## the tests on a cluster: CLUSTER=COMMAND BASE=IMAGE
 	@mkdir -p .demo
-	CLUSTER='$(CLUSTER)' BASE='$(BASE)' PYTHON=$(BIN)/python NEXT=yes bash tests/cluster/bring_up.sh
+	CLUSTER='$(CLUSTER)' BASE='$(BASE)' PYTHON=$(BIN)/python NEXT=yes READY_S=120 bash tests/cluster/bring_up.sh
 	@set -e; [ -z '$(CLUSTER)' ] || eval "$$($(CLUSTER) env)"; \
-	    CLUSTER='$(CLUSTER)' $(BIN)/python -m pytest tests/cluster $(PYTEST_ARGS)
+	    CLUSTER='$(CLUSTER)' $(BIN)/python -m pytest $(CLUSTER_TESTS) -m 'not acceptance' $(PYTEST_ARGS)
 
 cluster-down:  ## end the demo and its cluster: CLUSTER=COMMAND
 	@if [ -n '$(CLUSTER)' ]; then $(CLUSTER) down; else \

@@ -4,6 +4,7 @@
 #   CLUSTER  a command with `up --nodes …`, `env`, `build`, `push` and `down`, for a cluster of its
 #            own; without it KUBECONFIG says which cluster, and BUILD and PUSH how images get there
 #   NEXT     not empty: the images also get the tag of a next release, for the tests of upgrades
+#   READY_S  seconds that the sample may take from `kubectl apply` until it is Ready
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -12,12 +13,13 @@ cd "$(dirname "$0")/../.."
 INDEX=$(mktemp -u)
 TREE=$(export GIT_INDEX_FILE="$INDEX"; git add --all && git write-tree)
 rm -f "$INDEX"
-: "${TAG:=demo-${TREE:0:12}}" "${NEXT:=}"
+: "${TAG:=demo-${TREE:0:12}}" "${NEXT:=}" "${READY_S:=300}"
 NODES=${NODES:-gpu-1,gpu-2,cpu-1,cpu-2,cpu-3}
 NAMESPACE=glinthawk-demo
 SYSTEM=glinthawk-system
 
 say() { echo "== $*"; }
+quietly() { "$@" >>.demo/images.log 2>&1 || { tail -20 .demo/images.log; exit 1; }; }
 
 if [ -n "$CLUSTER" ]; then
   BUILD=${BUILD:-$CLUSTER build} PUSH=${PUSH:-$CLUSTER push}
@@ -27,23 +29,30 @@ fi
 BUILD=${BUILD:-buildah bud} PUSH=${PUSH:-buildah push}
 
 say "images, tagged $TAG"
-for tag in "$TAG" ${NEXT:+"$TAG-next"}; do
-  make --no-print-directory images BASE="$BASE" STAGE_BASE="${STAGE_BASE:-$BASE}" TAG="$tag" PREFIX="$PREFIX" \
-    BUILD="$BUILD" >.demo/images.log 2>&1 || { tail -20 .demo/images.log; exit 1; }
-  for image in operator gateway stage attention; do $PUSH "${PREFIX}glinthawk-$image:$tag"; done
+IMAGES="operator gateway stage attention"
+: >.demo/images.log
+quietly make --no-print-directory images BASE="$BASE" STAGE_BASE="${STAGE_BASE:-$BASE}" TAG="$TAG" PREFIX="$PREFIX" \
+  BUILD="$BUILD"
+for image in $IMAGES; do $PUSH "${PREFIX}glinthawk-$image:$TAG"; done
+for image in ${NEXT:+$IMAGES}; do
+  name=${PREFIX}glinthawk-$image:$TAG
+  printf 'FROM %s\nLABEL org.opencontainers.image.version=next\n' "$name" |
+    quietly $BUILD --tag "$name-next" --file - tests/cluster
+  $PUSH "$name-next"
 done
 mkdir -p .demo/hub
 "$PYTHON" tests/cluster/export_model.py .demo/hub
-$BUILD --build-arg BASE="$BASE" --tag "${PREFIX}glinthawk-hub:$TAG" --file tests/cluster/hub.Dockerfile .demo/hub \
-  >>.demo/images.log 2>&1
+quietly $BUILD --build-arg BASE="$BASE" --tag "${PREFIX}glinthawk-hub:$TAG" --file tests/cluster/hub.Dockerfile .demo/hub
 $PUSH "${PREFIX}glinthawk-hub:$TAG"
 
 say "the hub, the operator, the sample"
 sed "s#IMAGE#${PREFIX}glinthawk-hub:$TAG#" tests/cluster/hub.yaml | kubectl apply -f -
 kubectl apply --server-side --force-conflicts --filename crds/
 helm upgrade --install glinthawk charts/glinthawk --namespace "$SYSTEM" --create-namespace \
-  --set image.registry="${PREFIX%/}" --set image.tag="$TAG" --wait --timeout 180s
+  --set image.registry="${PREFIX%/}" --set image.tag="$TAG" --set operator.config.lostNodeSeconds=20 \
+  --wait --timeout 180s >/dev/null
 kubectl --namespace "$NAMESPACE" rollout status deployment/hub --timeout=120s
+BEGAN=$SECONDS
 kubectl --namespace "$NAMESPACE" apply -f examples/cluster/smollm2.yaml
 # One that runs already is brought to these images first.
 of_others() {
@@ -51,5 +60,6 @@ of_others() {
     --output jsonpath='{range .items[*]}{.spec.containers[0].image}{"\n"}{end}' | grep -v ":$TAG\$"
 }
 for _ in $(seq 150); do of_others >/dev/null || break; sleep 2; done
-kubectl --namespace "$NAMESPACE" wait --for=condition=Ready glinthawkdeployment/smollm2 --timeout=300s
+kubectl --namespace "$NAMESPACE" wait --for=condition=Ready glinthawkdeployment/smollm2 --timeout="${READY_S}s"
+say "Ready $((SECONDS - BEGAN)) s after it was applied"
 kubectl --namespace "$NAMESPACE" get glinthawkdeployments

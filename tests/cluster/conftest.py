@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from cluster.api import Api
 from cluster.audit import AuditLog
 from cluster.control_plane import ControlPlane, NoControlPlane, open_control_plane
-from cluster.live import Api, Deployment, find_reason, read_sample
+from cluster.live import Deployment, find_reason, read_sample
 from cluster.operator_process import Plane, open_plane
 from cluster.rights import USER
 from cluster.work import Lines, answer_here, make_lines

@@ -73,6 +73,15 @@ class Fleet:
             workers[worker] = state
             return True
 
+    def end_drains(self) -> None:
+        """Hold drains no longer, and end those that were held."""
+        with self.lock:
+            self.holds_drains = False
+            for workers in self.workers.values():
+                ending = [name for name, state in workers.items() if state == "draining"]
+                self.drained += ending
+                workers.update(dict.fromkeys(ending, "drained"))
+
     def follow(self, pods: Mapping[tuple[str, str], set[str]]) -> None:
         """Let the workers be those whose pods are ready."""
         with self.lock:

@@ -3,7 +3,8 @@
 import time
 from collections.abc import Mapping
 
-from cluster.live import NAME, NAMESPACE, OPERATOR, SYSTEM, Api, Deployment, read_metrics
+from cluster.api import Api
+from cluster.live import NAME, NAMESPACE, OPERATOR, SYSTEM, Deployment, read_metrics
 from cluster.work import FINAL, Lines, begin_batch, finish_batch, judge, read_batch
 from glinthawk.bench.tally import Answer, Tally
 

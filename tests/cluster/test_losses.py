@@ -23,6 +23,9 @@ CLUSTER = os.environ.get("CLUSTER", "").split()
 LOST_S = 60.0
 RECOVERED_S = 300.0
 AT_ONCE = ("--grace-period=0", "--force", "--wait=false")
+ROUND = 100
+"""Lines of a batch that is given again and again: a short one, for its end is waited for."""
+
 HELD = {"memoryTier": {"scaling": {"minReplicas": 3, "maxReplicas": 3}}}
 """As many workers as nodes, so that each node has something to lose."""
 
@@ -52,7 +55,7 @@ def lost_nodes() -> Iterator[list[str]]:
 def test_pods_of_each_kind_are_deleted(
     wide: Deployment, lines: Lines, here: Mapping[str, Answer], label: str
 ) -> None:
-    with work_goes_on(wide, lines, here, label) as rounds:
+    with work_goes_on(wide, lines[:ROUND], here, label) as rounds:
         for component in ("attention", "stage", "gateway"):
             pod = wide.pods(component)[0]["metadata"]
             kubectl("delete", "pod", pod["name"], "--wait=false")
@@ -69,7 +72,7 @@ def test_a_node_is_drained(
     wide: Deployment, lines: Lines, here: Mapping[str, Answer], label: str
 ) -> None:
     node = next(iter({*nodes_of(wide, "attention")} - {*nodes_of(wide, "gateway")}))
-    with work_goes_on(wide, lines, here, label) as rounds:
+    with work_goes_on(wide, lines[:ROUND], here, label) as rounds:
         try:
             kubectl("drain", node, "--ignore-daemonsets", "--delete-emptydir-data")
             kill_operator()
@@ -84,7 +87,7 @@ def test_a_cpu_node_is_lost(
     wide: Deployment, lost_nodes: list[str], lines: Lines, here: Mapping[str, Answer], label: str
 ) -> None:
     node = next(iter({*nodes_of(wide, "attention")} - {*nodes_of(wide, "gateway")}))
-    with work_goes_on(wide, lines, here, label) as rounds:
+    with work_goes_on(wide, lines[:ROUND], here, label) as rounds:
         lose(node, lost_nodes)
         kill_operator()
         wait_until(lambda: node not in nodes_of(wide, "attention"), "workers move on")
@@ -98,7 +101,7 @@ def test_a_gpu_node_is_lost_and_another_one_joins(
     stage = wide.pods("stage")[-1]
     node, uid = stage["spec"]["nodeName"], stage["metadata"]["uid"]
     first_event = len(wide.events())
-    with work_goes_on(wide, lines, here, label) as rounds:
+    with work_goes_on(wide, lines[:ROUND], here, label) as rounds:
         lose(node, lost_nodes)
         await_gone(wide, "stage", uid)
         kill_operator()

@@ -7,17 +7,8 @@ from collections.abc import Iterator
 import openai
 import pytest
 
-from cluster.live import (
-    OPERATOR,
-    SYSTEM,
-    Api,
-    Deployment,
-    generate,
-    kubectl,
-    read,
-    read_sample,
-    wait_until,
-)
+from cluster.api import Api, generate
+from cluster.live import OPERATOR, SYSTEM, Deployment, kubectl, read, read_sample, wait_until
 
 ROOM = "glinthawk-neighbours"
 LONGEST = 253

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.live import NAME, NAMESPACE, Api, CommandFailed, Deployment, kubectl, read, wait_until
+from cluster.api import Api
+from cluster.live import NAME, NAMESPACE, CommandFailed, Deployment, kubectl, read, wait_until
 from cluster.metrics_runs import DEMANDED, offer_metrics, prometheus_over_pods
 from cluster.work import Lines, begin_batch, finish_batch
 from prometheus_runs import find_prometheus

@@ -9,14 +9,13 @@ from typing import Any
 
 import pytest
 
+from cluster.api import Api, generate
 from cluster.live import (
     OPERATOR,
     RELEASE,
     ROOT,
     SYSTEM,
-    Api,
     Deployment,
-    generate,
     helm,
     kubectl,
     read,
@@ -28,6 +27,8 @@ from glinthawk.bench.tally import Answer, Tally
 CHART = str(ROOT / "charts" / "glinthawk")
 COMPONENTS = ("gateway", "stage", "attention")
 UPGRADED_S = 300.0
+ROUND = 100
+"""Lines of a batch that is given again and again: a short one, for its end is waited for."""
 
 
 def upgrade(*values: str) -> None:
@@ -69,7 +70,7 @@ def test_the_next_release_replaces_every_pod_under_a_batch_and_can_be_taken_back
 ) -> None:
     before, old = tag(), images(demo)
     new = {image.replace(before, f"{before}-next") for image in old}
-    with work_goes_on(demo, lines, here, label) as rounds:
+    with work_goes_on(demo, lines[:ROUND], here, label) as rounds:
         upgrade(f"image.tag={before}-next")
         print(f"upgraded after {await_images(demo, new):.0f} s")
         helm("rollback", RELEASE, release)
@@ -129,7 +130,7 @@ def test_other_settings_of_the_model_replace_only_the_pods_that_have_them(
     demo: Deployment, lines: Lines, here: Mapping[str, Answer], label: str
 ) -> None:
     before = uids(demo)
-    with work_goes_on(demo, lines[:100], here, label) as rounds:
+    with work_goes_on(demo, lines[:ROUND], here, label) as rounds:
         demo.apply({"model": {"maxSequenceLength": 1024}})
         wait_until(lambda: not uids(demo)["gateway"] & before["gateway"], "another gateway")
         demo.await_settled(UPGRADED_S)
@@ -137,5 +138,3 @@ def test_other_settings_of_the_model_replace_only_the_pods_that_have_them(
     assert {one: uids(demo)[one] for one in ("stage", "attention")} == {
         one: before[one] for one in ("stage", "attention")
     }
-    demo.apply()
-    demo.await_settled(UPGRADED_S)

@@ -16,7 +16,8 @@ from typing import Any
 import openai
 
 from batch_runs import run_batch
-from cluster.live import MODEL, MODEL_FOLDER, Api, Deployment
+from cluster.api import Api
+from cluster.live import MODEL, MODEL_FOLDER, Deployment
 from glinthawk.bench.chaos import ChaosBenchSettings, build_lines
 from glinthawk.bench.tally import Answer, Tally, compare, read_answers
 

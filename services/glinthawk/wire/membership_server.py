@@ -208,7 +208,9 @@ class MembershipServer:
         while (message := session.outbox.get()) is not None:
             yield gateway_message_to_proto(message)
 
-    def _admit(self, registration: Registration) -> tuple[Accepted | Refused, _Session | None]:
+    def _admit(
+        self, registration: Registration
+    ) -> tuple[Accepted | Refused | Shutdown, _Session | None]:
         name = registration.name
         if registration.protocol_version != PROTOCOL_VERSION:
             reason = (
@@ -228,7 +230,7 @@ class MembershipServer:
             session = _Session(registration, answer.lease_s, self._clock())
             with self._lock:
                 if self._stop.is_set():
-                    return Refused("the gateway is ending"), None
+                    return Shutdown("it is ending"), None  # the next one may well want it
                 self._sessions[name] = session
         _log.info("member_joined", name=name, role=registration.role.value, epoch=answer.epoch)
         return answer, session

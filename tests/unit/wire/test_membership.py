@@ -147,6 +147,16 @@ def test_a_refused_process_learns_why_and_stops(gateway: Gateway, address: str) 
     assert gateway.server.names() == []
 
 
+def test_who_comes_while_the_gateway_ends_is_not_refused_but_told(
+    gateway: Gateway, address: str
+) -> None:
+    gateway.server.stop("the run is over")
+    process = Process(address)
+    assert process.wait_for("shutdown") == ("shutdown", "it is ending")
+    process.client.stop()
+    assert gateway.server.names() == []
+
+
 def test_another_protocol_version_is_refused_with_both_numbers(
     gateway: Gateway, address: str
 ) -> None:
