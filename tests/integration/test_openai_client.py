@@ -409,7 +409,7 @@ def test_batches_are_listed_in_pages_and_cancelled_once(client: OpenAI, served: 
         ({"input_file_id": "file-none"}, "input_file_id"),
         ({"metadata": {str(n): "" for n in range(17)}}, "metadata"),
         ({"metadata": {"k" * 65: ""}}, "metadata"),
-        ({"metadata": {"k": "v" * 513}}, "metadata"),
+        ({"metadata": {"k": "v" * 513}}, "metadata.k"),
         ({"extra_body": {"priority": 1.5}}, "priority"),
         ({"output_expires_after": {"anchor": "created_at", "seconds": 9999}}, None),
     ],
