@@ -15,7 +15,6 @@ from glinthawk.stage.runner import SegmentRunner
 from glinthawk.stage.work import (
     Passage,
     StepArrived,
-    host_copy,
     row_positions,
     tensor_bytes,
     to_host,
@@ -80,7 +79,7 @@ class Segments:
         """Take a prefill step through one layer."""
         runner, layer = self._runner, passage.layer
         qkv = runner.before_attention(layer, passage.residual, passage.positions)
-        rows = host_copy(qkv[:, runner.output_width :])
+        rows = to_host(qkv[:, runner.output_width :])
         passage.worker.post(self.header(passage, FrameKind.STORE, layer), tensor_bytes(rows))
         self.fetch(passage, layer + FETCH_AHEAD)
         output = self._prefill.attend(layer, qkv, passage.plan, passage.fetched.pop(layer, None))

@@ -1,15 +1,14 @@
 """Which threads torch computes on, on a CPU.
 
-Waking a thread takes about 0.1 ms where nothing spins, longer than most operations between two
-products take on one thread; and each such wake-up is one more point at which both threads wait
-for the slower one. So what is small runs on the thread that calls (ADR 0014).
+Where nothing spins, waking a thread takes longer than most operations between two products take
+on one thread; and each such wake-up is one more point at which both threads wait for the slower
+one. So what is small runs on the thread that calls (ADR 0014).
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, nullcontext
-from types import TracebackType
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TypeVar
 
 import torch
@@ -20,32 +19,24 @@ SMALL_ELEMENTS = 1 << 19
 """Operations on rows of up to so many elements in the residual run on one thread."""
 
 
-class _OneThread:
+@contextmanager
+def _one_thread() -> Iterator[None]:
     """While it is entered, torch's operations on this thread wake no other.
 
     A thread that computes for the first time meanwhile has one thread too: only one computes.
     """
-
-    def __init__(self) -> None:
-        self._num_threads = 1
-
-    def __enter__(self) -> None:
-        self._num_threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        torch.set_num_threads(self._num_threads)
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(num_threads)
 
 
 def threads_for(x: torch.Tensor) -> AbstractContextManager[None]:
     """Return the context in which operations over tensors of about the size of x are to run."""
     is_small = x.device.type == "cpu" and x.numel() <= SMALL_ELEMENTS
-    return _OneThread() if is_small else nullcontext()
+    return _one_thread() if is_small else nullcontext()
 
 
 def call_apart(function: Callable[[], T]) -> T:

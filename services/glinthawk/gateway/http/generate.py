@@ -73,31 +73,21 @@ async def _accept(
     """Check a request wholly; what is returned runs it. It is open from its first byte on, so the
     bodies that are held at a time are bounded too."""
     with accounts.open(caller.name, 0):
-        return await _check(endpoint, request, caller, services, accounts)
-
-
-async def _check(
-    endpoint: Endpoint,
-    request: Request,
-    caller: Caller,
-    services: ApiServices,
-    accounts: Accounts,
-) -> Response:
-    body = await read_object(request, services.limits.max_body_bytes)
-    check_model(body.get("model"), services.model_names)
-    options = take_stream_options(body)
-    generation = services.generation
-    body_id = services.new_id()
-    parsed = await run_in_threadpool(
-        parse_body,
-        endpoint,
-        body,
-        generation.context,
-        default_seed=derive_seed(generation.run_seed, body_id),
-    )
-    if not generation.is_ready:
-        raise PeerUnavailable("no token can be generated now; /ready tells when it can be")
-    return GeneratedAnswer(parsed, options, services, accounts, caller=caller, body_id=body_id)
+        body = await read_object(request, services.limits.max_body_bytes)
+        check_model(body.get("model"), services.model_names)
+        options = take_stream_options(body)
+        generation = services.generation
+        body_id = services.new_id()
+        parsed = await run_in_threadpool(
+            parse_body,
+            endpoint,
+            body,
+            generation.context,
+            default_seed=derive_seed(generation.run_seed, body_id),
+        )
+        if not generation.is_ready:
+            raise PeerUnavailable("no token can be generated now; /ready tells when it can be")
+        return GeneratedAnswer(parsed, options, services, accounts, caller=caller, body_id=body_id)
 
 
 class GeneratedAnswer(Response):
