@@ -33,7 +33,8 @@ _NUM_KV_HEADS = 8
 @dataclass(frozen=True)
 class AttentionBenchSettings:
     """What is measured. goal: least share of the read bandwidth; repeats: passes per cell;
-    arena_bytes: most KV memory of a cell; isa: None for the best that the CPU has."""
+    arena_bytes: most KV memory of a cell, more where the last-level cache is large; isa: None for
+    the best that the CPU has."""
 
     num_threads: int = 2
     kv_dtype: str = "float16"
@@ -62,7 +63,7 @@ def quick_settings(num_threads: int = 2) -> AttentionBenchSettings:
 
 
 @dataclass(frozen=True)
-class _Cell:
+class Cell:
     """One shape, with the layers that make its working set large enough."""
 
     geometry: KVGeometry
@@ -82,9 +83,7 @@ def run_attention_bench(settings: AttentionBenchSettings) -> dict[str, Any]:
         ImportError: the kernel is not built.
     """
     cache_bytes = last_level_cache_bytes()
-    samples = [
-        _measure(cell, settings, cache_bytes) for cell in _build_cells(settings, cache_bytes)
-    ]
+    samples = [_measure(cell, settings, cache_bytes) for cell in build_cells(settings, cache_bytes)]
     worst = min(samples, key=lambda sample: sample["share_of_bandwidth"])
     value = worst["share_of_bandwidth"]
     name = "decode attention, KV bytes per second / read bandwidth, worst cell"
@@ -119,9 +118,11 @@ def _environment(settings: AttentionBenchSettings, cache_bytes: int) -> dict[str
     }
 
 
-def _build_cells(settings: AttentionBenchSettings, cache_bytes: int) -> Iterator[_Cell]:
-    """Cells of every shape that fits `arena_bytes`, KV heads halved where eight do not."""
+def build_cells(settings: AttentionBenchSettings, cache_bytes: int) -> Iterator[Cell]:
+    """Yield a cell of every shape that fits the arena, KV heads halved where eight do not."""
     dtype = DType.parse(settings.kv_dtype)
+    # Four caches, and the rest of the layer that makes them full.
+    arena_bytes = max(settings.arena_bytes, 5 * cache_bytes)
     shapes = (
         (head_dim, group, context, batch)
         for head_dim in settings.head_dims
@@ -132,17 +133,17 @@ def _build_cells(settings: AttentionBenchSettings, cache_bytes: int) -> Iterator
     for head_dim, group, context, batch in shapes:
         kv_heads = _NUM_KV_HEADS
         layer_bytes = 2 * kv_heads * head_dim * dtype.itemsize * context * batch
-        while kv_heads > 1 and 2 * layer_bytes > settings.arena_bytes:
+        while kv_heads > 1 and 2 * layer_bytes > arena_bytes:
             kv_heads, layer_bytes = kv_heads // 2, layer_bytes // 2
         num_layers = max(2, -(-4 * cache_bytes // layer_bytes))
-        if num_layers * layer_bytes > settings.arena_bytes:
+        if num_layers * layer_bytes > arena_bytes:
             continue
         windows = (None,) * num_layers
         geometry = KVGeometry(num_layers, group * kv_heads, kv_heads, head_dim, dtype, windows)
-        yield _Cell(geometry, context, batch)
+        yield Cell(geometry, context, batch)
 
 
-def _measure(cell: _Cell, settings: AttentionBenchSettings, cache_bytes: int) -> dict[str, Any]:
+def _measure(cell: Cell, settings: AttentionBenchSettings, cache_bytes: int) -> dict[str, Any]:
     g = cell.geometry
     step = _build_step(cell, settings)
     step()  # warm-up
@@ -183,7 +184,7 @@ def _time(work: Callable[[], None]) -> float:
     return time.perf_counter() - begin
 
 
-def _build_step(cell: _Cell, settings: AttentionBenchSettings) -> Callable[[], None]:
+def _build_step(cell: Cell, settings: AttentionBenchSettings) -> Callable[[], None]:
     """Fill an arena; return one step over all its layers."""
     g = cell.geometry
     rng = np.random.default_rng(settings.seed)
@@ -205,7 +206,7 @@ def _build_step(cell: _Cell, settings: AttentionBenchSettings) -> Callable[[], N
     return step
 
 
-def _fill(backend: AttentionBackend, cell: _Cell, rng: np.random.Generator) -> None:
+def _fill(backend: AttentionBackend, cell: Cell, rng: np.random.Generator) -> None:
     g = cell.geometry
     columns = g.num_kv_heads * g.head_dim
     rows = _random_rows(rng, cell.context, 2 * columns, g.dtype)
@@ -221,7 +222,7 @@ def _random_rows(rng: np.random.Generator, rows: int, columns: int, dtype: DType
     return from_float32(rng.standard_normal((rows, columns), np.float32), WIRE_TYPES[dtype])
 
 
-def _measure_torch(cell: _Cell, settings: AttentionBenchSettings) -> float | None:
+def _measure_torch(cell: Cell, settings: AttentionBenchSettings) -> float | None:
     """Bytes per second of the faster of two ways to call torch, None where it is absent."""
     if find_spec("torch") is None:
         return None

@@ -17,6 +17,9 @@ from glinthawk.stage.parameters import Method
 _CHUNK_ELEMENTS = 1 << 17
 """Scores of a whole vocabulary that a CPU works on at once: what its caches hold."""
 
+_BLOCK = 256
+"""Tokens among which a CPU looks for the place of the highest logit."""
+
 _NARROW = 128
 """Best tokens that mostly hold all that top_p and min_p keep."""
 
@@ -33,7 +36,7 @@ def draw_tokens(
     will stand.
     """
     if method is Method.GREEDY:
-        tokens = logits.argmax(dim=1)
+        tokens = best_tokens(logits)
     else:
         keys = noise_keys(parameters["seed"], parameters["choice"], positions.astype(np.uint64))
         keys_there = torch.from_numpy(keys).to(logits.device)
@@ -44,6 +47,24 @@ def draw_tokens(
         else:
             tokens = _draw_by_probability(logits, parameters, keys_there)
     return np.asarray(tokens.cpu().numpy(), dtype=np.int64)
+
+
+def best_tokens(logits: torch.Tensor) -> torch.Tensor:
+    """Return the token with the highest logit of each row, the lowest of equal ones: int64 [n].
+
+    The highest of each block first, which a CPU finds many times faster than their places.
+    """
+    rows, vocab_size = logits.shape
+    if logits.is_cuda or vocab_size <= _BLOCK:
+        return logits.argmax(dim=1)
+    whole = vocab_size // _BLOCK * _BLOCK
+    highest = logits[:, :whole].view(rows, -1, _BLOCK).amax(dim=2)
+    if whole < vocab_size:
+        rest = logits[:, whole:].amax(dim=1, keepdim=True)
+        highest = torch.cat((highest, rest), dim=1)
+    first = highest.argmax(dim=1, keepdim=True) * _BLOCK
+    places = (first + torch.arange(_BLOCK)).clamp_(max=vocab_size - 1)
+    return logits.gather(1, places).argmax(dim=1) + first[:, 0]
 
 
 def _draw_plain(

@@ -26,7 +26,7 @@ from glinthawk.stage.buffers import Buffers
 HEAD_TOKENS = 1024
 """Tokens whose logits a CPU computes at a time: their block is turned while it is in the cache."""
 
-PACKED_HEAD_TOKENS = 4096
+PACKED_HEAD_TOKENS = 16384
 """The same for packed products, which leave less to do to a block and less to wait for."""
 
 

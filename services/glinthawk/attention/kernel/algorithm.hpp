@@ -8,11 +8,12 @@
 //   online softmax              largest score so far, sum, and accumulator rescaled per block
 //   accumulator += weights V    V read once for up to kMaxBlock heads
 //
-// While page j is computed, the page that comes `pages_ahead` later is prefetched.
+// While page j is computed, the page that comes `pages_ahead` later is prefetched, into the second
+// cache: the first one would lose it again before it is read.
 
 constexpr int kW = Vec::kWidth;
 constexpr int kBlockTokens = 64;  // tokens per softmax update (or one page, if larger)
-constexpr int kAheadBytes = 8192;  // prefetch distance in K or V tiles
+constexpr int kAheadBytes = 16384;  // prefetch distance in K or V tiles
 constexpr int kMaxAhead = 4;
 constexpr float kLowest = -3.0e38f;
 
@@ -195,7 +196,7 @@ static void read_rows(const ReadJob& job, int64_t begin, int64_t end) {
 template <int64_t Step>
 static inline void prefetch(const char* ahead, int64_t iteration) {
   for (int64_t line = 0; line < Step; line += 64) {
-    __builtin_prefetch(ahead + iteration * Step + line, 0, 3);
+    __builtin_prefetch(ahead + iteration * Step + line, 0, 2);
   }
 }
 
@@ -494,10 +495,12 @@ static void attend_unit(const AttendJob& job, const Unit& unit, int32_t head, co
 
   Pages pages;
   pages.num = list_pages(job, unit, head, kMaxUnitPages, pages.at);
-  const int ahead = pages_ahead(l);
+  int ahead = pages_ahead(l);
   int known = pages.num;
-  if (next != nullptr) {
-    known += list_pages(job, *next, next_head, ahead, pages.at + known);
+  if (next != nullptr) {  // no further than it reaches: the one behind it is not known
+    const int reached = list_pages(job, *next, next_head, ahead, pages.at + known);
+    known += reached;
+    ahead = reached;
   }
   if (job.k.data != nullptr && unit.stop == job.lengths[unit.row]) {
     append_own(job, unit, head, pages.at[pages.num - 1]);
