@@ -98,13 +98,20 @@ class _Child:
 
     def describe_end(self) -> str:
         """Say how it ended and what it said last."""
-        self._reader.join(1.0)
+        said = "".join(f"\n    {line}" for line in self.last_lines())
+        return self.how_ended() + (f"; its last lines:{said}" if said else "")
+
+    def how_ended(self) -> str:
+        """Say how it ended, on one line."""
         code = self.process.returncode
-        how = f"was killed by {_signal_name(-code)}"
         if code >= 0:
-            how = f"ended with exit code {code}"
-        said = "".join(f"\n    {line}" for line in self.tail)
-        return f"{self.name} {how}" + (f"; its last lines:{said}" if said else "")
+            return f"{self.name} ended with exit code {code}"
+        return f"{self.name} was killed by {_signal_name(-code)}"
+
+    def last_lines(self) -> tuple[str, ...]:
+        """Return what it said last."""
+        self._reader.join(1.0)
+        return tuple(self.tail)
 
     def _read(self, stream: IO[bytes]) -> None:
         with stream:
@@ -198,7 +205,9 @@ class Launcher:
                 lived_long = now - child.started_at >= STEADY_S
                 pause_s = 0.0 if lived_long else max(REVIVE_AFTER_S, 2 * child.pause_s)
                 child.pause_s = min(pause_s, REVIVE_AT_MOST_S)
-                log.warning("process_ended", reason=child.describe_end(), again_s=child.pause_s)
+                log.warning("process_ended", reason=child.how_ended(), again_s=child.pause_s)
+                for line in child.last_lines():
+                    log.warning("process_said", name=child.name, line=line)
             if now - child.ended_at >= child.pause_s:
                 successor = _Child(child.name, child.command, child.environment)
                 successor.pause_s = child.pause_s

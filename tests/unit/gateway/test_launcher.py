@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from structlog.testing import capture_logs
 
 from glinthawk.config import BatchConfig
 from glinthawk.errors import GlinthawkError, InvalidConfig, PeerUnavailable
@@ -231,7 +232,12 @@ def test_a_process_that_ended_is_started_again_after_a_pause(launcher: Launcher)
             "attention-0" in words and pid != first for pid, words in find_children().items()
         )
 
-    revive_for(launcher, WAIT_S, is_there_again)
+    with capture_logs() as logs:
+        revive_for(launcher, WAIT_S, is_there_again)
+    (ended,) = (log for log in logs if log["event"] == "process_ended")
+    assert ended["reason"] == "attention-0 was killed by SIGKILL"
+    said = [log for log in logs if log["event"] == "process_said"]
+    assert all(log["name"] == "attention-0" and "\n" not in log["line"] for log in said)
     assert find_child("attention-0") != first
     assert find_child("attention-1")
 
