@@ -18,7 +18,7 @@ from glinthawk.bench.fleet import GATEWAY, FleetSettings, fleet_of, wait_until
 from glinthawk.bench.tally import Answer, Tally, compare, read_answers
 from killed_runs import START_S, create_batch, make_lines, read_batch, up
 
-NUM_REQUESTS = 200
+NUM_REQUESTS = 300
 NUM_TOKENS = 32
 """At most, for each request."""
 
