@@ -8,7 +8,7 @@ from starlette.responses import PlainTextResponse, Response
 from glinthawk.errors import PeerUnavailable
 from glinthawk.gateway.api.services import ApiServices
 from glinthawk.gateway.http import schemas
-from glinthawk.gateway.http.errors import JsonAnswer
+from glinthawk.gateway.http.errors import JsonAnswer, build_error_answer
 
 
 class State(BaseModel):
@@ -32,12 +32,15 @@ def build_health_routes(services: ApiServices) -> APIRouter:
         response_model=State,
         responses=schemas.describe_errors(503),
     )
-    async def is_ready() -> JsonAnswer:
+    async def is_ready() -> Response:
         """Answer 200 while all stages and an attention worker are there, else 503."""
         if not services.generation.is_ready:
-            raise PeerUnavailable(
-                "no token can be generated now: stages or attention workers are missing, or the "
-                "engine has ended; the gateway's log has the reason"
+            # An answer to a probe, not a call that failed, which the log would have.
+            return build_error_answer(
+                PeerUnavailable(
+                    "no token can be generated now: stages or attention workers are missing, or "
+                    "the engine has ended; the gateway's log has the reason"
+                )
             )
         return JsonAnswer({"status": "ready"})
 
