@@ -58,7 +58,7 @@ def best_tokens(logits: torch.Tensor) -> torch.Tensor:
     if logits.is_cuda or vocab_size <= _BLOCK:
         return logits.argmax(dim=1)
     whole = vocab_size // _BLOCK * _BLOCK
-    highest = logits[:, :whole].view(rows, -1, _BLOCK).amax(dim=2)
+    highest = logits[:, :whole].view(rows, whole // _BLOCK, _BLOCK).amax(dim=2)
     if whole < vocab_size:
         rest = logits[:, whole:].amax(dim=1, keepdim=True)
         highest = torch.cat((highest, rest), dim=1)
