@@ -142,4 +142,5 @@ def test_other_settings_of_the_model_replace_only_the_pods_that_have_them(
     assert rounds.tally == Tally()
     assert uids(demo)["stage"] == before["stage"]
     # The work may have asked for more workers meanwhile, which are pods of the same template.
+    assert uids(demo)["attention"] >= before["attention"]
     assert templates(demo) == template
