@@ -53,7 +53,11 @@ def _workload_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @bench.command("attention", context_settings=CONTEXT)
-@click.option("--quick", is_flag=True, help="Fewer cells and samples: under a minute.")
+@click.option(
+    "--quick",
+    is_flag=True,
+    help="Fewer cells and samples: about a minute, more where the last-level cache is large.",
+)
 @click.option(
     "--threads", type=click.IntRange(1), default=None, help="Threads; the default is all cores."
 )

@@ -50,7 +50,7 @@ class AttentionBenchSettings:
 
 
 def quick_settings(num_threads: int = 2) -> AttentionBenchSettings:
-    """Return settings that take less than a minute."""
+    """Return settings that take about a minute, more where the last-level cache is large."""
     return AttentionBenchSettings(
         num_threads=num_threads,
         contexts=(512, 2048, 8192),
