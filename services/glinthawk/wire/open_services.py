@@ -2,11 +2,17 @@
 
 Their calls have threads of their own. A `Watch` of health holds none while it watches, and there
 is a bound to how many there are; a reflection stream holds one, for a bounded time.
+
+The library sends to a watching stream under the lock of the health servicer, waits there until it
+is sent, and takes the same lock on the server's own thread when a stream ends: one that ends while
+another is sent to would stop the server for good. So one thread of ours sends, in order, and
+nobody waits for it.
 """
 
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -19,6 +25,9 @@ MAX_WATCHES = 256
 REFLECTION_S = 30.0
 """Streams that watch the health of a server; how long one that asks what it serves may last."""
 
+SEND_S = 5.0
+"""How long a stream that watches may take to accept a status; the others wait for it."""
+
 _HEALTH_THREADS = 2
 _REFLECTION_THREADS = 4
 
@@ -27,20 +36,27 @@ class OpenServices:
     """The threads of one server's open services, and their bounds."""
 
     def __init__(
-        self, *, max_watches: int = MAX_WATCHES, reflection_s: float = REFLECTION_S
+        self,
+        *,
+        max_watches: int = MAX_WATCHES,
+        reflection_s: float = REFLECTION_S,
+        send_s: float = SEND_S,
     ) -> None:
         self._health = ThreadPoolExecutor(_HEALTH_THREADS, thread_name_prefix="grpc-health")
         self._reflection = ThreadPoolExecutor(
             _REFLECTION_THREADS, thread_name_prefix="grpc-reflection"
         )
+        self._sender = ThreadPoolExecutor(1, thread_name_prefix="grpc-health-send")
         self._max_watches = max_watches
         self._watches = threading.BoundedSemaphore(max_watches)
         self._reflection_s = reflection_s
+        self._send_s = send_s
 
     def stop(self) -> None:
         """Take no more calls."""
         self._health.shutdown(wait=False)
         self._reflection.shutdown(wait=False)
+        self._sender.shutdown(wait=False)
 
     def serve(self, method: str, handler: Any) -> Any:
         """Return the handler of a call, served apart; None if it is not of these services."""
@@ -73,18 +89,34 @@ class OpenServices:
         if not context.add_callback(self._watches.release):
             self._watches.release()  # it is over already
             return
-        inner(request, context, send_response_callback=send_response_callback)
+
+        def send(response: Any) -> None:
+            with _bounded(context, self._send_s):
+                send_response_callback(response)
+
+        def send_later(response: Any) -> None:
+            with suppress(RuntimeError):  # the server has stopped
+                self._sender.submit(send, response)
+
+        inner(request, context, send_response_callback=send_later)
 
     def _ask(
         self, inner: Callable[..., Iterator[Any]], requests: Iterator[Any], context: Any
     ) -> Iterator[Any]:
-        timer = threading.Timer(self._reflection_s, context.cancel)
-        timer.daemon = True
-        timer.start()
-        try:
+        with _bounded(context, self._reflection_s):
             yield from inner(requests, context)
-        finally:
-            timer.cancel()
+
+
+@contextmanager
+def _bounded(context: Any, seconds: float) -> Iterator[None]:
+    """Cancel the call of `context` if the block takes longer."""
+    timer = threading.Timer(seconds, context.cancel)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _place(behaviour: Any, threads: ThreadPoolExecutor) -> Any:

@@ -1,7 +1,9 @@
 """Health and reflection over a real server, in numbers that would fill it."""
 
+import queue
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import grpc
@@ -53,6 +55,61 @@ def test_streams_that_watch_take_no_thread_and_are_told_of_changes(
     assert [next(stream).status for stream in streams] == [statuses.SERVING] * MAX_WATCHES
     for stream in streams:
         stream.cancel()
+
+
+def test_streams_that_end_while_the_status_changes_stop_nothing(
+    server: GrpcServer, channel: grpc.Channel
+) -> None:
+    ended = threading.Event()
+
+    def change() -> None:
+        while not ended.wait(0.002):
+            server.set_serving(True)
+            server.set_serving(False)
+
+    changing = threading.Thread(target=change, daemon=True)
+    changing.start()
+    for _ in range(20):
+        streams = [watch(channel) for _ in range(MAX_WATCHES // 2)]
+        for stream in streams:
+            next(stream)
+        for stream in streams:
+            stream.cancel()
+    assert fetch_description(server.address, timeout_s=WAIT_S).name == "s0"
+    ended.set()
+    changing.join(WAIT_S)
+    assert not changing.is_alive()
+
+
+def test_a_stream_that_does_not_accept_its_status_is_cut_off_and_the_others_are_told() -> None:
+    services = OpenServices(send_s=0.2)
+
+    def watch_health(request: str, context: Call, send_response_callback: Any) -> None:
+        send_response_callback(f"status of {request}")
+
+    handler = grpc.unary_stream_rpc_method_handler(watch_health)
+    behaviour = services.serve("/grpc.health.v1.Health/Watch", handler).unary_stream
+    told: queue.Queue[str] = queue.Queue()
+    stalled, follower = Call(), Call()
+    behaviour("stalled", stalled, send_response_callback=lambda _: stalled.cut_off.wait(WAIT_S))
+    behaviour("follower", follower, send_response_callback=told.put)
+    assert told.get(timeout=WAIT_S) == "status of follower"
+    assert stalled.cut_off.is_set()
+    assert not follower.cut_off.is_set()
+    services.stop()
+
+
+class Call:
+    """The context of a call whose client may stop reading."""
+
+    def __init__(self) -> None:
+        self.cut_off = threading.Event()
+
+    def cancel(self) -> None:
+        self.cut_off.set()
+
+    def add_callback(self, callback: Callable[[], None]) -> bool:
+        return True
 
 
 def test_there_is_a_bound_to_streams_that_watch(channel: grpc.Channel) -> None:
