@@ -104,10 +104,13 @@ class WorkQueue(Generic[Key]):
             return delay_s
 
     def forget(self, key: Key) -> None:
-        """A key stands for nothing any more: drop what is known of it."""
+        """A key stands for nothing any more: drop what is known of it.
+
+        One that was asked for meanwhile still comes: what it stands for may be there anew.
+        """
         with self._changed:
-            for table in (self._due, self._again, self._failures, self._last_taken):
-                table.pop(key, None)
+            self._failures.pop(key, None)
+            self._last_taken.pop(key, None)
 
     def close(self) -> None:
         """Let every `take` return None, now and later."""

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from glinthawk.errors import InvalidRequest, PeerUnavailable, Unauthenticated
+from glinthawk.telemetry.defects import ThreadDefects
 from glinthawk.wire.data_server import DataServer, DataServerOptions
 from glinthawk.wire.dial import DialOptions, dial
 from glinthawk.wire.frames import FrameError, FrameHeader, FrameKind
@@ -389,6 +390,28 @@ def test_connections_without_hello_are_limited() -> None:
             assert read_to_end(third) == b""
     finally:
         service.stop()
+
+
+def test_a_defect_of_a_handler_ends_its_connection_and_nothing_else(transport: str) -> None:
+    service = start_service()
+    accept = service.accepted.put
+
+    def handle(connection: Connection, hello: Hello) -> None:
+        if hello.name == "unlucky":
+            raise ValueError("a defect")
+        accept((connection, hello))
+
+    service.data._handler = handle
+    with ThreadDefects() as defects:
+        unlucky = dial(service.server.address, "unlucky", 7, options_for(transport))
+        with pytest.raises(PeerUnavailable):
+            unlucky.receive()
+        unlucky.close()
+        other = dial(service.server.address, "other", 7, options_for(transport))
+        assert take_hello(service).name == "other"
+        other.close()
+    assert defects.failure is None
+    service.stop()
 
 
 def test_dialling_nobody_names_the_address() -> None:

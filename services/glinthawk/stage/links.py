@@ -80,7 +80,7 @@ class StageLinks:
             self._loop.post(ViewChanged(view.epoch, view.workers, next_stage))
         for link in fresh:
             threading.Thread(
-                target=self._open, args=(link,), name=f"dial-{link.member.name}", daemon=True
+                target=self._hold, args=(link,), name=f"dial-{link.member.name}", daemon=True
             ).start()
         for link in dropped:
             if link.outbox is not None:
@@ -121,6 +121,14 @@ class StageLinks:
             self._loop.post(RunEnded())
         for outbox in outboxes:
             outbox.close(flush_s=1.0)
+
+    def _hold(self, link: _Link) -> None:
+        """Have a connection to a member; whatever ends it, the loop learns of it."""
+        try:
+            self._open(link)
+        except Exception as error:
+            log.error("link_defect", peer=link.member.name, exc_info=error)
+            self._lose(link, f"a defect ({type(error).__name__}); the log says where")
 
     def _open(self, link: _Link) -> None:
         """Dial a member, and read what it answers until the connection breaks."""

@@ -5,6 +5,7 @@ process goes on without what the thread did.
 """
 
 import threading
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -18,10 +19,14 @@ class ThreadDefects:
     """Takes note of what ends threads of this process, from entering the context to leaving it.
 
     failure: the first that there was, None while there is none.
+
+    Args:
+        on_failure: told of the first, on the thread that ends.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_failure: Callable[[InvariantBroken], None] | None = None) -> None:
         self.failure: InvariantBroken | None = None
+        self._on_failure = on_failure
         self._former = threading.excepthook
 
     def __enter__(self) -> Self:
@@ -50,8 +55,11 @@ class ThreadDefects:
         if issubclass(args.exc_type, SystemExit):
             return
         name = "?" if args.thread is None else args.thread.name
-        log.error("thread_defect", thread=name, exc_info=args.exc_value)
+        is_first = self.failure is None
         if self.failure is None:
             self.failure = InvariantBroken(
                 f"a defect in thread {name!r} ({args.exc_type.__name__}); the log says where"
             )
+        log.error("thread_defect", thread=name, exc_info=args.exc_value)
+        if is_first and self._on_failure is not None:
+            self._on_failure(self.failure)

@@ -7,8 +7,9 @@ prompt.
 import logging
 import sys
 import traceback
+from contextlib import suppress
 from enum import StrEnum
-from typing import TextIO
+from typing import TextIO, cast
 
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
@@ -56,7 +57,7 @@ def configure_logging(
             *_build_renderers(LogFormat(log_format), output),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(output),
+        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, _Sink(output))),
         cache_logger_on_first_use=False,
     )
 
@@ -76,6 +77,23 @@ def describe_exception(error: BaseException) -> tuple[str, list[str]]:
     return type(error).__name__, [
         f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames
     ]
+
+
+class _Sink:
+    """Where lines go. One that cannot be written, as the disk is full or nobody reads any more, is
+    dropped: a process must not fail, or stop half way through a change of state, for its log."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError, ValueError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.flush()
 
 
 def _place_exception(_: WrappedLogger, __: str, event: EventDict) -> EventDict:

@@ -189,7 +189,10 @@ class DataServer:
                 sock.close()
                 continue
             threading.Thread(
-                target=self._greet, args=(sock, address[0]), name="data-hello", daemon=True
+                target=_contain,
+                args=(self._greet, sock, address[0]),
+                name="data-hello",
+                daemon=True,
             ).start()
 
     def _greet(self, sock: socket.socket, address: str) -> None:
@@ -228,8 +231,8 @@ class DataServer:
 
     def _hand_over(self, connection: Connection, hello: Hello) -> None:
         threading.Thread(
-            target=self._run_handler,
-            args=(connection, hello),
+            target=_contain,
+            args=(self._run_handler, connection, hello),
             name=f"data-{hello.name}",
             daemon=True,
         ).start()
@@ -256,6 +259,14 @@ class DataServer:
         except BaseException:
             connection.close()
             raise
+
+
+def _contain(work: Callable[..., None], *args: Any) -> None:
+    """Do what one connection needs, on its thread: a defect ends that connection only."""
+    try:
+        work(*args)
+    except Exception as error:  # noqa: BLE001 - the server's boundary
+        _log.error("data_connection_defect", exc_info=error)
 
 
 class _DataServicer(data_pb2_grpc.DataServicer):

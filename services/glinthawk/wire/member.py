@@ -8,10 +8,15 @@ Both are members of a gateway, and differ only in what they compute:
 
 A member outlives its gateway, unless it was started to end with it: it forgets, and joins the
 next. Asked by a signal to end, one that holds something asks the gateway for its leave first, and
-stays until that has no more need of it; a second signal ends it at once. Nothing here knows
-layers or pages.
+stays until that has no more need of it; a second signal ends it at once. A thread that ends by a
+defect ends the process: what it did, nobody does. Nothing here knows layers or pages.
+
+A signal handler runs between two statements of the main thread, also within a wait, so it must
+touch no lock that the main thread may hold: what happens is told through a `SimpleQueue`.
 """
 
+import contextlib
+import queue
 import signal
 import threading
 import time
@@ -23,7 +28,8 @@ from prometheus_client import CollectorRegistry
 
 from glinthawk import __version__
 from glinthawk.config import PeerConfig
-from glinthawk.errors import GlinthawkError
+from glinthawk.errors import GlinthawkError, InvariantBroken
+from glinthawk.telemetry.defects import ThreadDefects
 from glinthawk.telemetry.logging import get_logger
 from glinthawk.telemetry.metrics import serve_metrics
 from glinthawk.wire.control import Description, attach_control
@@ -106,7 +112,7 @@ class MemberProcess:
         self._role = role
         self._registry = registry
         self._kind = "stage" if isinstance(role.offer, StageOffer) else "attention"
-        self._changed = threading.Event()
+        self._changes: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._is_ended = False
         self._is_member = False
         self._drain_s = 0.0 if config.exit_with_parent else drain_s
@@ -121,6 +127,10 @@ class MemberProcess:
         Raises:
             InvalidConfig: a port is taken.
         """
+        with ThreadDefects(self._fail_by_defect):
+            return self._serve()
+
+    def _serve(self) -> int:
         config = self._config
         server = GrpcServer(config.host, config.grpc_port, secret=config.secret)
         data = DataServer(
@@ -178,15 +188,13 @@ class MemberProcess:
                 MembershipOptions(config.gateway, secret=config.secret),
             )
             client.start()
-            self._changed.wait()
-            self._changed.clear()
+            self._await_change()
             if self._drain_until is not None and not self._is_ended:
                 self._await_leave(client)
             client.stop(self._reason if self._is_ended else "its run is over")
             if not self._is_ended:
                 self._role.forget()
-                self._changed.wait(REJOIN_AFTER_S)
-                self._changed.clear()
+                self._await_change(REJOIN_AFTER_S)
 
     def _compute(self) -> None:
         try:
@@ -202,7 +210,7 @@ class MemberProcess:
         """What a signal does; runs between two statements of the main thread."""
         if self._is_member and self._drain_s > 0 and self._drain_until is None:
             self._drain_until = time.monotonic() + self._drain_s
-            self._changed.set()
+            self._changes.put(None)
         else:
             self._end()
 
@@ -215,19 +223,29 @@ class MemberProcess:
         """Stay until the gateway has no more need of this process, or the time is over."""
         log.info("draining", seconds=self._drain_s)
         client.beat()
-        self._changed.wait((self._drain_left() or 0.0) + DRAIN_GRACE_S)
-        self._changed.clear()
+        self._await_change((self._drain_left() or 0.0) + DRAIN_GRACE_S)
         self._is_ended = True
+
+    def _await_change(self, timeout_s: float | None = None) -> None:
+        """Wait until something has happened since the last time, at most `timeout_s`."""
+        with contextlib.suppress(queue.Empty):
+            self._changes.get(timeout=timeout_s)
+            while True:
+                self._changes.get_nowait()
 
     def _end(self) -> None:
         self._is_ended = True
-        self._changed.set()
+        self._changes.put(None)
 
     def _fail(self, reason: str) -> None:
-        log.error("member_failed", reason=reason)
         self._exit_code = EXIT_FAILED
         self._reason = reason
         self._end()
+        log.error("member_failed", reason=reason)
+
+    def _fail_by_defect(self, defect: InvariantBroken) -> None:
+        if not self._is_ended:
+            self._fail(str(defect))
 
     def _describe(self) -> Description:
         return Description(
@@ -250,7 +268,7 @@ class MemberProcess:
         """The gateway does not want this process, or is ending."""
         if self._patient_until is not None and time.monotonic() < self._patient_until:
             log.info("join_failed", gateway=self._config.gateway, reason=reason)
-            self._changed.set()
+            self._changes.put(None)
             return
         self._fail(f"the gateway at {self._config.gateway} refused this process: {reason}")
 
@@ -262,7 +280,7 @@ class MemberProcess:
             self._end()
             return
         self._patient_until = time.monotonic() + PATIENCE_S
-        self._changed.set()
+        self._changes.put(None)
 
     def on_lost(self, reason: str) -> None:
         """The gateway went away; the client joins again when it is back."""

@@ -118,12 +118,26 @@ def test_a_key_may_ask_to_come_again() -> None:
     assert queue.take(timeout_s=0) == "a"
 
 
-def test_a_forgotten_key_does_not_come() -> None:
-    queue, clock = make_queue()
-    queue.add("a", after_s=1)
+def test_a_forgotten_key_begins_anew() -> None:
+    queue, _ = make_queue()
+    queue.add("a")
+    queue.take(timeout_s=0)
+    queue.failed("a")
     queue.forget("a")
-    clock.now_s = 2
-    assert queue.take(timeout_s=0) is None
+    assert queue.failures("a") == 0
+    queue.add("a")
+    assert queue.take(timeout_s=0) == "a"
+
+
+def test_a_key_that_is_asked_for_before_it_is_forgotten_still_comes() -> None:
+    queue, clock = make_queue()
+    queue.add("a")
+    queue.take(timeout_s=0)
+    queue.add("a")
+    queue.done("a")
+    queue.forget("a")
+    clock.now_s = 1
+    assert queue.take(timeout_s=0) == "a"
 
 
 def test_close_wakes_those_who_wait() -> None:
@@ -181,7 +195,6 @@ def test_nothing_that_was_added_is_lost(operations: list[tuple[str, str]]) -> No
             owed.add(key)
         elif name == "forget" and key not in running:
             queue.forget(key)
-            owed.discard(key)
         elif name == "wait":
             clock.now_s += 1.0
         queue.check_integrity()

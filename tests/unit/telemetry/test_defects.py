@@ -45,6 +45,14 @@ def test_the_first_defect_counts() -> None:
     assert "KeyError" in str(defects.failure)
 
 
+def test_who_is_to_act_is_told_of_the_first() -> None:
+    told: list[InvariantBroken] = []
+    with ThreadDefects(told.append) as defects:
+        run_thread(KeyError())
+        run_thread(ValueError())
+    assert told == [defects.failure]
+
+
 def test_a_thread_that_asks_to_end_has_no_defect() -> None:
     with ThreadDefects() as defects:
         run_thread(SystemExit(3))

@@ -1,3 +1,4 @@
+import errno
 import io
 import json
 from collections.abc import Iterator
@@ -65,6 +66,28 @@ def test_logs_go_to_stderr_by_default(capsys: pytest.CaptureFixture[str]) -> Non
     captured = capsys.readouterr()
     assert captured.out == ""
     assert json.loads(captured.err)["event"] == "here"
+
+
+class FullDisk(io.StringIO):
+    """A stream that fails until there is room."""
+
+    has_room = False
+
+    def write(self, text: str) -> int:
+        if not self.has_room:
+            raise OSError(errno.ENOSPC, "no space left on device")
+        return super().write(text)
+
+
+def test_a_line_that_cannot_be_written_fails_nobody_and_later_ones_come() -> None:
+    stream = FullDisk()
+    configure_logging("info", "json", role="gateway", name="g", stream=stream)
+    get_logger("x").error("lost")
+    stream.has_room = True
+    get_logger("x").error("kept")
+    assert [json.loads(line)["event"] for line in stream.getvalue().split("\n") if line] == ["kept"]
+    stream.close()
+    get_logger("x").error("closed")
 
 
 @pytest.mark.parametrize(("level", "log_format"), [("loud", "json"), ("info", "xml")])
