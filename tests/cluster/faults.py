@@ -46,6 +46,7 @@ class FaultyProxy:
         host, port = cluster["server"].removeprefix("https://").split(":")
 
         class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
             timeout = TIMEOUT_S
 
             def do_any(self) -> None:
@@ -113,20 +114,27 @@ class FaultyProxy:
                         ):
                             self.send_header(name, value)
                     self.send_header("Connection", "close")
-                    self.end_headers()
-                    self._copy(answer, cut=is_lost)
+                    if WATCH in self.path:
+                        self.send_header("Transfer-Encoding", "chunked")
+                        self.end_headers()
+                        self._copy_watch(answer, cut=is_lost)
+                    else:
+                        self.end_headers()
+                        self.wfile.write(answer.read())
                 finally:
                     self.close_connection = True
                     outer._watches.discard(upstream.sock)
                     upstream.close()
 
-            def _copy(self, answer: http.client.HTTPResponse, *, cut: bool) -> None:
+            def _copy_watch(self, answer: http.client.HTTPResponse, *, cut: bool) -> None:
+                """Pass on in chunks, as it came: one that is cut off lacks the last, empty one."""
                 while data := answer.read1(65536):
-                    self.wfile.write(data)
+                    self.wfile.write(b"%x\r\n%b\r\n" % (len(data), data))
                     self.wfile.flush()
                     if cut:
                         outer.num_faults += 1
                         return  # a watch that is lost
+                self.wfile.write(b"0\r\n\r\n")
 
             def log_message(self, format: str, *args: object) -> None:
                 pass

@@ -46,8 +46,9 @@ def test_panels_have_figures_and_alerts_fire_by_their_faults(watched: WatchedOpe
     prometheus.await_over("GlinthawkNoOperatorActs")
 
     watched.gateway.close()
-    prometheus.await_firing("GlinthawkScalingFrozen")
+    # Errors first: a silent gateway is asked less and less often, in the time of life.
     prometheus.await_firing("GlinthawkOperatorErrors")
+    prometheus.await_firing("GlinthawkScalingFrozen")
 
     queries = read_panel_queries("operator")
     assert len(queries) > 15

@@ -31,6 +31,13 @@ def await_end(world: World) -> None:
     assert world.operator.exit_code == 1
 
 
+def await_anew(world: World, kind: str, name: str) -> None:
+    """Wait until an object that was deleted is there again; until then the status is an old one."""
+    wait_until(
+        lambda: world.plane.kubectl("get", kind, name).returncode == 0, f"{kind} {name} anew"
+    )
+
+
 def test_a_watch_that_is_refused_for_good_ends_the_process(
     world: World, proxy: FaultyProxy
 ) -> None:
@@ -43,6 +50,7 @@ def test_a_watch_that_is_refused_for_good_ends_the_process(
     proxy.refused.clear()
     world.operator.start()
     world.plane.do("delete", "deployment", "demo-attention")
+    await_anew(world, "deployment", "demo-attention")
     world.await_ready()
     assert world.operator.health() == ALIVE
 
@@ -61,9 +69,7 @@ def test_what_went_away_while_nobody_watched_is_made_anew(world: World, proxy: F
     world.apply(sample())
     world.await_ready()
     fall_deaf(world, proxy, "service", "demo")
-    wait_until(
-        lambda: world.plane.kubectl("get", "service", "demo").returncode == 0, "it is there again"
-    )
+    await_anew(world, "service", "demo")
     world.await_ready()
     assert world.operator.health() == ALIVE
 
