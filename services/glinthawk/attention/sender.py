@@ -29,6 +29,7 @@ from glinthawk.wire.failures import decode_failure
 from glinthawk.wire.frames import FrameKind
 from glinthawk.wire.messages import View
 from glinthawk.wire.pages import PagesSent, PagesToSend, import_header, pack_import
+from glinthawk.wire.time_limit import cut_off_after
 from glinthawk.wire.transport import Connection
 
 log = get_logger("attention.sender")
@@ -103,7 +104,10 @@ class PageSender:
             raise InvalidRequest(f"{order.num_tokens} tokens of {self._name} cannot be copied")
         started = time.monotonic()
         num_pages = -(-order.num_tokens // page_tokens)
-        with self._connection(order, time_left) as connection, _limit(connection, time_left):
+        with (
+            self._connection(order, time_left) as connection,
+            cut_off_after(time_left(), connection.close),
+        ):
             num_bytes = 0
             for index, content in enumerate(self._export(order, num_pages, time_left)):
                 connection.send(import_header(order), pack_import(order, index), content)
@@ -191,18 +195,6 @@ class PageSender:
                 f"{connection.peer} answered copy {order.number} with {header.kind.name} of "
                 f"{header.step}"
             )
-
-
-@contextmanager
-def _limit(connection: Connection, time_left: TimeLeft) -> Iterator[None]:
-    """Close a connection when the time is over, which wakes whoever waits for it."""
-    timer = threading.Timer(time_left(), connection.close)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
 
 
 def _require_time(time_left: TimeLeft, order: PagesToSend) -> float:

@@ -55,11 +55,11 @@ class ThreadDefects:
         if issubclass(args.exc_type, SystemExit):
             return
         name = "?" if args.thread is None else args.thread.name
+        failure = InvariantBroken(
+            f"a defect in thread {name!r} ({args.exc_type.__name__}); the log says where"
+        )
         is_first = self.failure is None
-        if self.failure is None:
-            self.failure = InvariantBroken(
-                f"a defect in thread {name!r} ({args.exc_type.__name__}); the log says where"
-            )
+        self.failure = self.failure or failure
         log.error("thread_defect", thread=name, exc_info=args.exc_value)
         if is_first and self._on_failure is not None:
-            self._on_failure(self.failure)
+            self._on_failure(failure)

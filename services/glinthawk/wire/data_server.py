@@ -30,6 +30,7 @@ from glinthawk.wire.proto import data_pb2_grpc
 from glinthawk.wire.stubs import register_data
 from glinthawk.wire.tcp import TcpConnection, TcpOptions, configure_socket, receive_handshake
 from glinthawk.wire.tickets import TICKET_BYTES, Hello, TicketBook
+from glinthawk.wire.time_limit import cut_off_after
 from glinthawk.wire.transport import Connection
 
 SERVICE = "glinthawk.v1.Data"
@@ -160,14 +161,11 @@ class DataServer:
         context.add_callback(connection.end_sending)
         if not self._unauthenticated.acquire(blocking=False):
             raise CapacityExceeded("too many data connections without HELLO: try again")
-        timer = threading.Timer(self._options.hello_timeout_s, context.cancel)
-        timer.daemon = True
-        timer.start()
         try:
-            header, payload = connection.receive(_small_buffer)
+            with cut_off_after(self._options.hello_timeout_s, context.cancel):
+                header, payload = connection.receive(_small_buffer)
             hello = self._check_hello(header, bytes(payload), _GRPC)
         finally:
-            timer.cancel()
             self._unauthenticated.release()
         connection.rename(hello.name)
         connection.send(FrameHeader(FrameKind.HELLO_OK, epoch=hello.epoch))

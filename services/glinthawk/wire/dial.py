@@ -1,7 +1,6 @@
 """The dialling side of the data plane: from a gRPC address to a connection."""
 
 import socket
-import threading
 import time
 from dataclasses import dataclass, field
 
@@ -17,6 +16,7 @@ from glinthawk.wire.grpc_stream import QUEUED_CHUNKS, GrpcConnection, as_message
 from glinthawk.wire.proto import data_pb2 as pb
 from glinthawk.wire.stubs import data_stub
 from glinthawk.wire.tcp import TcpConnection, TcpOptions, configure_socket, receive_handshake
+from glinthawk.wire.time_limit import cut_off_after
 from glinthawk.wire.transport import Connection
 
 TRANSPORTS = ("auto", "tcp", "grpc")
@@ -165,20 +165,16 @@ class _Dialler:
         limit = self._options.socket.payload_limit
         connection = GrpcConnection(call, queue, reply.name, channel.close, limit)
         call.add_callback(connection.end_sending)
-        timer = threading.Timer(self._left(), call.cancel)
-        timer.daemon = True
-        timer.start()
         try:
-            connection.send(FrameHeader(FrameKind.HELLO, epoch=self._epoch), reply.ticket)
-            header, payload = connection.receive()
+            with cut_off_after(self._left(), call.cancel):
+                connection.send(FrameHeader(FrameKind.HELLO, epoch=self._epoch), reply.ticket)
+                header, payload = connection.receive()
             self._check_welcome(header, bytes(payload), reply.name)
         except GlinthawkError as error:
             connection.close()
             if isinstance(error.__cause__, grpc.RpcError):
                 raise translate_rpc_error(error.__cause__, reply.name) from error
             raise
-        finally:
-            timer.cancel()
         return connection
 
     def _check_welcome(self, header: FrameHeader, payload: bytes, peer: str) -> None:

@@ -26,6 +26,7 @@ from glinthawk.wire.messages import (
 from glinthawk.wire.proto import membership_pb2 as pb
 from glinthawk.wire.proto import membership_pb2_grpc
 from glinthawk.wire.stubs import register_membership
+from glinthawk.wire.time_limit import cut_off_after
 
 SERVICE = "glinthawk.v1.Membership"
 
@@ -185,15 +186,11 @@ class MembershipServer:
             self.check_leases()
 
     def _join(self, incoming: Iterator[pb.PeerMessage], context: Any) -> Iterator[Any]:
-        timer = threading.Timer(self._first_message_s, context.cancel)
-        timer.daemon = True
-        timer.start()
         try:
-            first = peer_message_from_proto(next(incoming))
+            with cut_off_after(self._first_message_s, context.cancel):
+                first = peer_message_from_proto(next(incoming))
         except StopIteration:
             return
-        finally:
-            timer.cancel()
         if not isinstance(first, Registration):
             raise InvalidRequest("the first message of a member must be its registration")
         answer, session = self._admit(first)

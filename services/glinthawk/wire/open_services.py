@@ -12,11 +12,13 @@ nobody waits for it.
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import grpc
+
+from glinthawk.wire.time_limit import cut_off_after
 
 HEALTH = "/grpc.health.v1."
 REFLECTION = "/grpc.reflection."
@@ -91,7 +93,7 @@ class OpenServices:
             return
 
         def send(response: Any) -> None:
-            with _bounded(context, self._send_s):
+            with cut_off_after(self._send_s, context.cancel):
                 send_response_callback(response)
 
         def send_later(response: Any) -> None:
@@ -103,20 +105,8 @@ class OpenServices:
     def _ask(
         self, inner: Callable[..., Iterator[Any]], requests: Iterator[Any], context: Any
     ) -> Iterator[Any]:
-        with _bounded(context, self._reflection_s):
+        with cut_off_after(self._reflection_s, context.cancel):
             yield from inner(requests, context)
-
-
-@contextmanager
-def _bounded(context: Any, seconds: float) -> Iterator[None]:
-    """Cancel the call of `context` if the block takes longer."""
-    timer = threading.Timer(seconds, context.cancel)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
 
 
 def _place(behaviour: Any, threads: ThreadPoolExecutor) -> Any:
