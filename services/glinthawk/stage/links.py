@@ -103,13 +103,10 @@ class StageLinks:
                     self._loop.post(_read_step(header, payload))
         except (PeerUnavailable, FrameError) as error:
             log.warning("upstream_lost", peer=hello.name, role=hello.role, reason=str(error))
-            if outbox is None:
-                connection.close()
-                return
-            with self._lock:
-                self._gateways.discard(outbox)
-            self._loop.post(GatewayLost(outbox, str(error)))
-            outbox.close()
+            self._lose_upstream(connection, outbox, str(error))
+        except Exception as error:
+            self._lose_upstream(connection, outbox, f"a defect ({type(error).__name__})")
+            raise
 
     def close(self) -> None:
         """Close every connection, after what is queued has been sent; the loop forgets."""
@@ -121,6 +118,16 @@ class StageLinks:
             self._loop.post(RunEnded())
         for outbox in outboxes:
             outbox.close(flush_s=1.0)
+
+    def _lose_upstream(self, connection: Connection, outbox: Outbox | None, reason: str) -> None:
+        """Close a connection that was accepted; the loop learns of a gateway, which has an outbox."""
+        if outbox is None:
+            connection.close()
+            return
+        with self._lock:
+            self._gateways.discard(outbox)
+        self._loop.post(GatewayLost(outbox, reason))
+        outbox.close()
 
     def _hold(self, link: _Link) -> None:
         """Have a connection to a member; whatever ends it, the loop learns of it."""

@@ -9,11 +9,11 @@ from prometheus_client import CollectorRegistry
 from glinthawk.errors import PeerUnavailable
 from glinthawk.stage.links import StageLinks
 from glinthawk.stage.loop import StageLoop
-from glinthawk.stage.work import LinkLost, LinkUp, ViewChanged
+from glinthawk.stage.work import GatewayConnected, GatewayLost, LinkLost, LinkUp, ViewChanged
 from glinthawk.telemetry.defects import ThreadDefects
 from glinthawk.telemetry.metrics import ServiceMetrics
 from glinthawk.wire.data_server import DataServer, DataServerOptions
-from glinthawk.wire.dial import DialOptions
+from glinthawk.wire.dial import DialOptions, dial
 from glinthawk.wire.frames import FrameHeader, FrameKind
 from glinthawk.wire.grpc_server import GrpcServer
 from glinthawk.wire.messages import Member, Role, View
@@ -45,6 +45,37 @@ def answer(connection: Connection, hello: Hello) -> None:
     with pytest.raises(PeerUnavailable):
         connection.receive()
     connection.close()
+
+
+@pytest.mark.parametrize("transport", ["tcp", "grpc"])
+def test_a_gateway_s_reader_that_ends_by_a_defect_is_a_lost_gateway(
+    transport: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(header: FrameHeader, payload: memoryview) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("glinthawk.stage.links._read_step", fail)
+    loop = Loop()
+    links = StageLinks(
+        "s0", cast(StageLoop, loop), DialOptions(), ServiceMetrics(CollectorRegistry())
+    )
+    server = GrpcServer("127.0.0.1", 0)
+    data = DataServer("s0", links.accept, DataServerOptions(tcp=transport == "tcp"))
+    data.attach(server)
+    server.start()
+    data.start()
+    gateway = dial(server.address, "g", 1, DialOptions(transport=transport, role="gateway"))
+    connected = loop.next()
+    assert isinstance(connected, GatewayConnected)
+    gateway.send(FrameHeader(FrameKind.STEP, epoch=1), b"12345678")
+    lost = loop.next()
+    assert isinstance(lost, GatewayLost)
+    assert lost.reason == "a defect (MemoryError)"
+    with pytest.raises(PeerUnavailable):
+        gateway.receive()
+    gateway.close()
+    data.stop()
+    server.stop(0.0)
 
 
 @pytest.mark.parametrize("transport", ["tcp", "grpc"])
