@@ -120,7 +120,7 @@ class StageLinks:
             outbox.close(flush_s=1.0)
 
     def _lose_upstream(self, connection: Connection, outbox: Outbox | None, reason: str) -> None:
-        """Close a connection that was accepted; the loop learns of a gateway, which has an outbox."""
+        """Close an accepted connection; the loop learns of a gateway, which has an outbox."""
         if outbox is None:
             connection.close()
             return
