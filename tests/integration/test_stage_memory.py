@@ -23,7 +23,7 @@ def resident_mib():
     return int(re.search(r"VmRSS:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024
 
 def matrix(*shape):
-    return torch.ones(shape, dtype=torch.bfloat16)
+    return torch.ones(shape, dtype=torch.DTYPE)
 
 torch.set_num_threads(1)
 weights = LayerWeights(
@@ -34,21 +34,20 @@ weights = LayerWeights(
 with torch.inference_mode():
     products = PackedProducts(weights)
     for rows in range(1, 301):
-        h = matrix(rows, 576)
-        products.qkv(h), products.output(h), products.feed_forward(h)
+        h, x = matrix(rows, 576), torch.ones(rows, 576)
+        products.qkv(h), products.add_feed_forward(products.add_output(x, h), h)
         if rows == 20:
             before = resident_mib()
 print(resident_mib() - before)
 """
 
 
-@pytest.mark.skipif(
-    not can_pack(torch.zeros(8, 8, dtype=torch.bfloat16)),
-    reason="this CPU has no bfloat16 products, or torch no oneDNN",
-)
-def test_many_numbers_of_rows_leave_little_behind() -> None:
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_many_numbers_of_rows_leave_little_behind(dtype: str) -> None:
+    if not can_pack(torch.zeros(8, 8, dtype=getattr(torch, dtype))):
+        pytest.skip("this CPU has no products in this format, or torch no oneDNN")
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
+        [sys.executable, "-c", PROGRAM.replace("DTYPE", dtype)],
         env=build_environment(os.environ, threads=1),
         capture_output=True,
         text=True,

@@ -90,10 +90,10 @@ class _Products:
         """Run the products of all layers once."""
         h = torch.ones(rows, self._config.hidden_size, dtype=self._dtype)
         o = torch.ones(rows, self._config.query_size, dtype=self._dtype)
+        x = torch.ones(rows, self._config.hidden_size)
         for layer in self._layers:
             layer.qkv(h)
-            layer.output(o)
-            layer.feed_forward(h)
+            layer.add_feed_forward(layer.add_output(x, o), h)
 
     def run_head(self, rows: int) -> None:
         """Run the product of the output head once."""

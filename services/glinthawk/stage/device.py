@@ -6,9 +6,10 @@ Three formats, because they serve three ends:
     activations                      what crosses the wire (q, k, v, o) and lies in the KV cache
     products                         what matrix products run in, and so what weights are held in
 
-A CPU without bfloat16 instructions multiplies bfloat16 ten times slower than float32, and no CPU
-multiplies float16 well. There the activations keep the format that was asked for, the weights are
-rounded to it, and both are held and multiplied as float32.
+A CPU without bfloat16 instructions multiplies bfloat16 ten times slower than float32, some with
+them are slower too (`calibration`), and no CPU multiplies float16 well. There the activations keep
+the format that was asked for, the weights are rounded to it, and both are held and multiplied as
+float32.
 
 OpenMP threads of torch spin while they wait. Where several processes share a machine, set
 `GOMP_SPINCOUNT=0` in the environment before torch is imported: afterwards it has no effect.
@@ -22,6 +23,7 @@ import torch
 
 from glinthawk.core.dtype import DType
 from glinthawk.errors import InvalidConfig
+from glinthawk.stage.calibration import is_float32_faster
 
 _TORCH = {
     DType.FLOAT32: torch.float32,
@@ -58,6 +60,9 @@ class ComputePolicy:
 def choose_policy(device: str = "auto", dtype: str = "auto") -> ComputePolicy:
     """Choose device (`auto`, `cpu`, `cuda`) and formats (`auto` or a `DType` label).
 
+    For bfloat16 on a CPU that has its instructions, products are measured: call `set_threads`
+    before.
+
     Raises:
         InvalidConfig: there is no such device or format here, or the device lacks the format.
     """
@@ -70,7 +75,7 @@ def choose_policy(device: str = "auto", dtype: str = "auto") -> ComputePolicy:
                 f"dtype bfloat16 is not computed by {name}; use --dtype float16 or float32"
             )
         return ComputePolicy(chosen, wire, _TORCH[wire])
-    if wire is DType.BFLOAT16 and has_native_bfloat16():
+    if wire is DType.BFLOAT16 and has_native_bfloat16() and not is_float32_faster():
         return ComputePolicy(chosen, wire, torch.bfloat16)
     return ComputePolicy(chosen, wire, torch.float32)
 

@@ -58,13 +58,16 @@ class Layer:
             return self._position(product, angles, dtype)
 
     def after_attention(self, x: torch.Tensor, o: torch.Tensor) -> torch.Tensor:
-        """Add the output projection of o [rows, Hq D] and the feed-forward to x, and return x."""
-        output = self._products.output(o.to(self._dtype))
+        """Return x plus the output projection of o [rows, Hq D] and the feed-forward.
+
+        x may be changed, or be what is returned.
+        """
         with threads_for(x):
-            h = self._norm(x.add_(output), self._post_norm)
-        forward = self._products.feed_forward(h)
+            o = o.to(self._dtype)
+        x = self._products.add_output(x, o)
         with threads_for(x):
-            return x.add_(forward)
+            h = self._norm(x, self._post_norm)
+        return self._products.add_feed_forward(x, h)
 
     def _position(
         self,

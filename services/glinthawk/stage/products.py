@@ -1,18 +1,19 @@
 """The matrix products of a layer and of the output head, in the way that suits the processor.
 
-    qkv(h)            W_qkv h (+ b)
-    output(o)         W_o o (+ b)
-    feed_forward(h)   W_down (silu(W_gate h) * (W_up h)) (+ b)
+    qkv(h)                    W_qkv h (+ b)
+    add_output(x, o)          x + W_o o (+ b)
+    add_feed_forward(x, h)    x + W_down (silu(W_gate h) * (W_up h)) (+ b)
 
 Two ways:
 
     turned    any device: features are rows, [features, rows]. The weight is the left factor, which
               MKL packs with less work where rows are few beside the weight's; gate and up are
               contiguous, and the down product takes them as they are.
-    packed    CPUs with bfloat16 products: weights in the layout that oneDNN computes in, made
-              once, and silu and the multiplication by gate in the products themselves (ADR 0014).
+    packed    CPUs that torch gives oneDNN's operators: weights in the layout that oneDNN computes
+              in, made once, and silu, the multiplication by gate and (in float32) the addition to
+              the residual in the products themselves (ADR 0014).
 
-What a method returns is valid until the next call of any.
+What `qkv` returns is valid until the next call of any.
 """
 
 from abc import ABC, abstractmethod
@@ -22,28 +23,30 @@ import torch.nn.functional as functional
 
 from glinthawk.models.weights import LayerWeights
 from glinthawk.stage.buffers import Buffers
+from glinthawk.stage.threads import threads_for
 
 HEAD_TOKENS = 1024
 """Tokens whose logits a CPU computes at a time: their block is turned while it is in the cache."""
 
-PACKED_HEAD_TOKENS = 16384
-"""The same for packed products, which leave less to do to a block and less to wait for."""
+PACKED_HEAD_TOKENS = 4096
+"""The same for packed products: a block is small enough for memory that is used again."""
 
 
 class LayerProducts(ABC):
-    """The products of one layer. Rows come and go as [rows, features], in the weights' dtype."""
+    """The products of one layer. h and o come in the weights' dtype; x, the residual, is float32,
+    belongs to the caller, and may be changed."""
 
     @abstractmethod
     def qkv(self, h: torch.Tensor) -> torch.Tensor:
         """Return q, k and v of h [rows, hidden], before norms and rope: [rows, (Hq + 2 Hkv) D]."""
 
     @abstractmethod
-    def output(self, o: torch.Tensor) -> torch.Tensor:
-        """Return the output projection of o [rows, Hq D]: [rows, hidden]."""
+    def add_output(self, x: torch.Tensor, o: torch.Tensor) -> torch.Tensor:
+        """Return x [rows, hidden] plus the output projection of o [rows, Hq D]."""
 
     @abstractmethod
-    def feed_forward(self, h: torch.Tensor) -> torch.Tensor:
-        """Return the feed-forward network of h [rows, hidden]: [rows, hidden]."""
+    def add_feed_forward(self, x: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
+        """Return x plus the feed-forward network of h, both [rows, hidden]."""
 
 
 class Head(ABC):
@@ -66,17 +69,18 @@ class TurnedProducts(LayerProducts):
         """See `LayerProducts`."""
         return self._product("qkv_t", self._weights.qkv, h, self._weights.qkv_bias).t()
 
-    def output(self, o: torch.Tensor) -> torch.Tensor:
+    def add_output(self, x: torch.Tensor, o: torch.Tensor) -> torch.Tensor:
         """See `LayerProducts`."""
-        return self._product("hidden_t", self._weights.output, o, self._weights.output_bias).t()
+        output = self._product("hidden_t", self._weights.output, o, self._weights.output_bias)
+        return _add(x, output.t())
 
-    def feed_forward(self, h: torch.Tensor) -> torch.Tensor:
+    def add_feed_forward(self, x: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
         """See `LayerProducts`."""
         weights, size = self._weights, self._intermediate_size
         gate_up = self._product("gate_up_t", weights.gate_up, h, weights.gate_up_bias)
         gate, up = gate_up[:size], gate_up[size:]
         functional.silu(gate, inplace=True).mul_(up)
-        return self._product("hidden_t", weights.down, gate.t(), weights.down_bias).t()
+        return _add(x, self._product("hidden_t", weights.down, gate.t(), weights.down_bias).t())
 
     def _product(
         self, name: str, weight: torch.Tensor, y: torch.Tensor, bias: torch.Tensor | None
@@ -106,14 +110,14 @@ class PackedProducts(LayerProducts):
         """See `LayerProducts`."""
         return self._qkv.times(h)
 
-    def output(self, o: torch.Tensor) -> torch.Tensor:
+    def add_output(self, x: torch.Tensor, o: torch.Tensor) -> torch.Tensor:
         """See `LayerProducts`."""
-        return self._output.times(o)
+        return self._output.add_times(x, o)
 
-    def feed_forward(self, h: torch.Tensor) -> torch.Tensor:
+    def add_feed_forward(self, x: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
         """See `LayerProducts`."""
         gate = self._gate.times(h, then="swish")
-        return self._down.times(self._up.times_each(h, gate))
+        return self._down.add_times(x, self._up.times_each(h, gate))
 
 
 class _Packed:
@@ -136,6 +140,21 @@ class _Packed:
             y, factor, self._weight, self._bias, "mul"
         )
         return result
+
+    def add_times(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Return float32 x [rows, out] plus y times the weight (+ bias)."""
+        if y.dtype is not x.dtype:
+            return _add(x, self.times(y))
+        result: torch.Tensor = torch.ops.mkldnn._linear_pointwise.binary(
+            y, x, self._weight, self._bias, "add"
+        )
+        return result
+
+
+def _add(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Add y to x in place, and return x."""
+    with threads_for(x):
+        return x.add_(y)
 
 
 class TurnedHead(Head):
@@ -169,14 +188,13 @@ class PackedHead(Head):
 
 
 def can_pack(weight: torch.Tensor) -> bool:
-    """Tell whether products of this weight are faster packed: bfloat16, on a CPU that has its
-    instructions, with a torch that offers oneDNN's."""
-    return (
-        weight.device.type == "cpu"
-        and weight.dtype is torch.bfloat16
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-        and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    )
+    """Tell whether products of this weight can be packed: on a CPU, in a format that it multiplies,
+    with a torch that offers oneDNN's operators."""
+    if weight.device.type != "cpu" or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return False
+    if weight.dtype is torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return weight.dtype is torch.float32
 
 
 def build_products(weights: LayerWeights, buffers: Buffers) -> LayerProducts:

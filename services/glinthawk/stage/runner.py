@@ -1,8 +1,8 @@
 """A stage's share of the model: rows in, rows out, and nothing of lanes, frames or requests.
 
 Rows of any number of lanes go through a layer together; a row knows only its residual and its
-position. The residual is float32 and belongs to the caller, who gets it back changed in place.
-Logits lie in a buffer of the runner: they are valid until the next call.
+position. The residual is float32 and belongs to the caller; it may be changed, and what comes back
+takes its place. Logits lie in a buffer of the runner: they are valid until the next call.
 
 One thread calls a runner. Inside, autograd is off (`torch.inference_mode`).
 """
@@ -129,7 +129,7 @@ class SegmentRunner:
     def after_attention(
         self, layer: int, residual: torch.Tensor, output: torch.Tensor
     ) -> torch.Tensor:
-        """Finish `layer` with attention's output [rows, Hq D]; return the changed residual."""
+        """Finish `layer` with attention's output [rows, Hq D]; return the new residual."""
         return self._layer(layer).after_attention(residual, output)
 
     @torch.inference_mode()

@@ -9,8 +9,19 @@ from glinthawk.stage import device
 from glinthawk.stage.device import choose_policy, has_native_bfloat16, set_threads
 
 
-def test_a_cpu_multiplies_in_float32_unless_it_has_bfloat16_products() -> None:
-    narrow = torch.bfloat16 if has_native_bfloat16() else torch.float32
+@pytest.mark.parametrize(
+    ("has_bfloat16", "is_slow", "narrow"),
+    [
+        (True, False, torch.bfloat16),
+        (True, True, torch.float32),
+        (False, False, torch.float32),
+    ],
+)
+def test_a_cpu_multiplies_in_float32_unless_it_is_faster_in_bfloat16(
+    monkeypatch: pytest.MonkeyPatch, has_bfloat16: bool, is_slow: bool, narrow: torch.dtype
+) -> None:
+    monkeypatch.setattr(device, "has_native_bfloat16", lambda: has_bfloat16)
+    monkeypatch.setattr(device, "is_float32_faster", lambda: is_slow)
     expected = {
         "float32": (DType.FLOAT32, torch.float32, None),
         "float16": (DType.FLOAT16, torch.float32, torch.float16),
@@ -25,6 +36,7 @@ def test_a_cpu_multiplies_in_float32_unless_it_has_bfloat16_products() -> None:
 def test_auto_takes_bfloat16_only_where_it_is_native(monkeypatch: pytest.MonkeyPatch) -> None:
     for native, wire in ((True, DType.BFLOAT16), (False, DType.FLOAT32)):
         monkeypatch.setattr(device, "has_native_bfloat16", lambda n=native: n)
+        monkeypatch.setattr(device, "is_float32_faster", lambda: False)
         policy = choose_policy("cpu")
         assert policy.wire is wire
         assert policy.products is getattr(torch, wire.label)

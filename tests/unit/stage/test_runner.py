@@ -44,11 +44,11 @@ def forward(
         qkv = runner.before_attention(runner.first_layer, residual, positions)
         for layer in range(runner.first_layer, runner.last_layer - 1):
             output = attend_packed(config, layer, qkv, lengths)
-            runner.after_attention(layer, residual, output)
+            residual = runner.after_attention(layer, residual, output)
             qkv = runner.before_attention(layer + 1, residual, positions)
         layer = runner.last_layer - 1
         output = attend_packed(config, layer, qkv, lengths)
-        assert runner.after_attention(layer, residual, output) is residual
+        residual = runner.after_attention(layer, residual, output)
     return runners[-1].logits(residual)
 
 
