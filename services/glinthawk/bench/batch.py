@@ -7,7 +7,9 @@ template (`longest_common_prefix` in the result). Beside them stand the model's 
 alone (`products`), which no engine with these weights and formats can pass.
 
 On a CPU without bfloat16 products Glinthawk multiplies bfloat16 weights as float32; peers are
-then asked for float32 too (the same rounded weights), as their bfloat16 is many times slower.
+then asked for float32 too (the same rounded weights), as their bfloat16 is many times slower. On
+one that has them but is slower in them, Glinthawk multiplies float32 as well (`products_dtype` of
+the products), and peers run in what was asked for; `--dtype float32` shows them in float32.
 """
 
 import itertools

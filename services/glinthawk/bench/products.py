@@ -3,10 +3,10 @@
     python -m glinthawk.bench.products REQUEST.json RESULT.json
 
 A process of its own, so that its threads and memory are gone when an engine is measured. The
-products are a stage's own (`stage/products.py`), with the activation between gate, up and down:
-for each layer qkv, output, feed-forward; the output head once for each generated token. Prompts
-go in packs of `prefill_tokens`; decode steps have a row for each prompt. A few steps are
-measured, the median counts for all.
+products are a stage's own (`stage/products.py`), with the activation between gate, up and down and
+the additions to the residual: for each layer qkv, output, feed-forward; the output head once for
+each generated token. Prompts go in packs of `prefill_tokens`; decode steps have a row for each
+prompt. A few steps are measured, the median counts for all.
 """
 
 import json

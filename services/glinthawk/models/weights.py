@@ -79,8 +79,8 @@ def load_stage_weights(
 ) -> StageWeights:
     """Read the weights of the layers [first, last), held as `weight_dtype` on `device`.
 
-    rounded_to: round matrices and biases to this format first (a CPU without bfloat16 products
-    holds bfloat16 weights as float32).
+    rounded_to: round matrices and biases to this format first (a CPU that is slow in bfloat16
+    holds such weights as float32).
 
     Raises:
         InvalidConfig: a tensor is missing, has another shape than the config says, or does not

@@ -16,6 +16,7 @@ OpenMP threads of torch spin while they wait. Where several processes share a ma
 ADR 0014 says what that costs and what it saves.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,11 +58,16 @@ class ComputePolicy:
         return None if self.activations is self.products else self.activations
 
 
-def choose_policy(device: str = "auto", dtype: str = "auto") -> ComputePolicy:
+def choose_policy(
+    device: str = "auto",
+    dtype: str = "auto",
+    *,
+    prefers_float32: Callable[[], bool] = is_float32_faster,
+) -> ComputePolicy:
     """Choose device (`auto`, `cpu`, `cuda`) and formats (`auto` or a `DType` label).
 
-    For bfloat16 on a CPU that has its instructions, products are measured: call `set_threads`
-    before.
+    prefers_float32: asked for bfloat16 on a CPU that has its instructions. By default it is
+    measured: call `set_threads` before.
 
     Raises:
         InvalidConfig: there is no such device or format here, or the device lacks the format.
@@ -75,7 +81,7 @@ def choose_policy(device: str = "auto", dtype: str = "auto") -> ComputePolicy:
                 f"dtype bfloat16 is not computed by {name}; use --dtype float16 or float32"
             )
         return ComputePolicy(chosen, wire, _TORCH[wire])
-    if wire is DType.BFLOAT16 and has_native_bfloat16() and not is_float32_faster():
+    if wire is DType.BFLOAT16 and has_native_bfloat16() and not prefers_float32():
         return ComputePolicy(chosen, wire, torch.bfloat16)
     return ComputePolicy(chosen, wire, torch.float32)
 

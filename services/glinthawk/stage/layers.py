@@ -6,7 +6,7 @@
     q, k    = norm_head(q), norm_head(k)   g, u    = W_gate h, W_up h
     q, k    = rope(q), rope(k)             x      += W_down (silu(g) * u)
 
-x, the residual, is float32 [rows, hidden] and is updated in place. Products run in the dtype of
+x, the residual, is float32 [rows, hidden] and may be updated in place. Products run in the dtype of
 the weights (`products`); norms and rope in float32. `Buffers` keeps what lies between.
 """
 

@@ -9,9 +9,9 @@ Two ways:
     turned    any device: features are rows, [features, rows]. The weight is the left factor, which
               MKL packs with less work where rows are few beside the weight's; gate and up are
               contiguous, and the down product takes them as they are.
-    packed    CPUs that torch gives oneDNN's operators: weights in the layout that oneDNN computes
-              in, made once, and silu, the multiplication by gate and (in float32) the addition to
-              the residual in the products themselves (ADR 0014).
+    packed    bfloat16 on CPUs that have its instructions, float32 on those with AVX-512: weights
+              in the layout that oneDNN computes in, made once; silu, the multiplication by gate and
+              (in float32) the addition to the residual happen in the products (ADR 0014, 0015).
 
 What `qkv` returns is valid until the next call of any.
 """
@@ -21,6 +21,7 @@ from abc import ABC, abstractmethod
 import torch
 import torch.nn.functional as functional
 
+from glinthawk.errors import InvariantBroken
 from glinthawk.models.weights import LayerWeights
 from glinthawk.stage.buffers import Buffers
 from glinthawk.stage.threads import threads_for
@@ -29,12 +30,16 @@ HEAD_TOKENS = 1024
 """Tokens whose logits a CPU computes at a time: their block is turned while it is in the cache."""
 
 PACKED_HEAD_TOKENS = 4096
-"""The same for packed products: a block is small enough for memory that is used again."""
+"""The same for packed products. A block of 256 rows is 4 MiB, which the allocator uses again; of
+what is much larger it has new pages from the system each time."""
 
 
 class LayerProducts(ABC):
-    """The products of one layer. h and o come in the weights' dtype; x, the residual, is float32,
-    belongs to the caller, and may be changed."""
+    """The products of one layer.
+
+    h and o come in the weights' dtype. x, the residual, is float32 and belongs to the caller; it
+    may be changed, and what comes back, float32 too, takes its place: it may be x, or new memory.
+    """
 
     @abstractmethod
     def qkv(self, h: torch.Tensor) -> torch.Tensor:
@@ -136,19 +141,28 @@ class _Packed:
 
     def times_each(self, y: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
         """Return y times the weight (+ bias), each element times that of `factor` [rows, out]."""
+        _check_rows(factor, y)
         result: torch.Tensor = torch.ops.mkldnn._linear_pointwise.binary(
             y, factor, self._weight, self._bias, "mul"
         )
         return result
 
     def add_times(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """Return float32 x [rows, out] plus y times the weight (+ bias)."""
+        """Return float32 x [rows, out] plus y times the weight (+ bias); x may be changed, or be
+        what is returned."""
+        _check_rows(x, y)
         if y.dtype is not x.dtype:
             return _add(x, self.times(y))
         result: torch.Tensor = torch.ops.mkldnn._linear_pointwise.binary(
             y, x, self._weight, self._bias, "add"
         )
         return result
+
+
+def _check_rows(x: torch.Tensor, y: torch.Tensor) -> None:
+    """oneDNN's operators would take what does not fit, and return what means nothing."""
+    if len(x) != len(y):
+        raise InvariantBroken(f"a product of {len(y)} rows was to be joined with {len(x)} rows")
 
 
 def _add(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -188,13 +202,14 @@ class PackedHead(Head):
 
 
 def can_pack(weight: torch.Tensor) -> bool:
-    """Tell whether products of this weight can be packed: on a CPU, in a format that it multiplies,
-    with a torch that offers oneDNN's operators."""
+    """Tell whether products of this weight are to be packed: see the top of this file. Without
+    AVX-512 float32 was measured turned only (ADR 0015)."""
     if weight.device.type != "cpu" or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return False
     if weight.dtype is torch.bfloat16:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    return weight.dtype is torch.float32
+    has_avx512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
+    return weight.dtype is torch.float32 and has_avx512
 
 
 def build_products(weights: LayerWeights, buffers: Buffers) -> LayerProducts:

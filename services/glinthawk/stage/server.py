@@ -73,6 +73,7 @@ def run_stage(config: StageConfig) -> int:
         layers=f"{first}-{last - 1}",
         device=str(policy.device),
         dtype=policy.wire.label,
+        products=str(policy.products).removeprefix("torch."),
         seconds=round(time.monotonic() - started, 2),
     )
     offer = StageOffer(first, last, model.num_layers, model_digest(files), policy.wire)

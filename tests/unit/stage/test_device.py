@@ -10,34 +10,42 @@ from glinthawk.stage.device import choose_policy, has_native_bfloat16, set_threa
 
 
 @pytest.mark.parametrize(
-    ("has_bfloat16", "is_slow", "narrow"),
+    ("has_bfloat16", "prefers_float32", "products"),
     [
         (True, False, torch.bfloat16),
         (True, True, torch.float32),
         (False, False, torch.float32),
     ],
 )
-def test_a_cpu_multiplies_in_float32_unless_it_is_faster_in_bfloat16(
-    monkeypatch: pytest.MonkeyPatch, has_bfloat16: bool, is_slow: bool, narrow: torch.dtype
+def test_a_cpu_multiplies_bfloat16_where_it_has_it_and_is_not_slower_in_it(
+    monkeypatch: pytest.MonkeyPatch,
+    has_bfloat16: bool,
+    prefers_float32: bool,
+    products: torch.dtype,
 ) -> None:
     monkeypatch.setattr(device, "has_native_bfloat16", lambda: has_bfloat16)
-    monkeypatch.setattr(device, "is_float32_faster", lambda: is_slow)
-    expected = {
-        "float32": (DType.FLOAT32, torch.float32, None),
-        "float16": (DType.FLOAT16, torch.float32, torch.float16),
-        "bfloat16": (DType.BFLOAT16, narrow, None if narrow is torch.bfloat16 else torch.bfloat16),
-    }
-    for dtype, (wire, products, rounded_to) in expected.items():
-        policy = choose_policy("cpu", dtype)
-        assert (policy.wire, policy.products, policy.rounded_to) == (wire, products, rounded_to)
-        assert policy.activations is getattr(torch, dtype)
+    rounded = None if products is torch.bfloat16 else torch.bfloat16
+    policy = choose_policy("cpu", "bfloat16", prefers_float32=lambda: prefers_float32)
+    assert (policy.wire, policy.products, policy.rounded_to) == (DType.BFLOAT16, products, rounded)
+    assert policy.activations is torch.bfloat16
+
+
+def test_other_formats_are_multiplied_in_float32_and_not_measured() -> None:
+    def measure() -> bool:
+        raise AssertionError("there is nothing to choose")
+
+    for dtype, wire, rounded in (
+        ("float32", DType.FLOAT32, None),
+        ("float16", DType.FLOAT16, torch.float16),
+    ):
+        policy = choose_policy("cpu", dtype, prefers_float32=measure)
+        assert (policy.wire, policy.products, policy.rounded_to) == (wire, torch.float32, rounded)
 
 
 def test_auto_takes_bfloat16_only_where_it_is_native(monkeypatch: pytest.MonkeyPatch) -> None:
     for native, wire in ((True, DType.BFLOAT16), (False, DType.FLOAT32)):
         monkeypatch.setattr(device, "has_native_bfloat16", lambda n=native: n)
-        monkeypatch.setattr(device, "is_float32_faster", lambda: False)
-        policy = choose_policy("cpu")
+        policy = choose_policy("cpu", prefers_float32=lambda: False)
         assert policy.wire is wire
         assert policy.products is getattr(torch, wire.label)
 
@@ -50,7 +58,7 @@ def test_a_device_or_format_that_is_not_there_is_refused_by_name() -> None:
     with pytest.raises(InvalidConfig, match="threads is 0"):
         set_threads(0)
     if not torch.cuda.is_available():
-        assert choose_policy("auto").device.type == "cpu"
+        assert choose_policy("auto", "float32").device.type == "cpu"
         with pytest.raises(InvalidConfig, match="use --device cpu"):
             choose_policy("cuda")
 
