@@ -25,7 +25,7 @@ _ROUNDS = 5
 
 def is_float32_faster(clock: Callable[[], float] = time.perf_counter) -> bool:
     """Tell whether this CPU multiplies float32 clearly faster than bfloat16, with torch's present
-    number of threads and as many rows as a lane may have. Takes about a tenth of a second."""
+    number of threads and about as many rows as a lane has."""
     return call_apart(partial(_compare, clock)) >= LEAST_GAIN
 
 

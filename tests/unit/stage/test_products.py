@@ -72,16 +72,14 @@ def test_products_are_those_of_the_equations(way: str, dtype: torch.dtype, famil
         h = torch.randn(rows, weights.qkv.shape[1]).to(dtype)
         o = torch.randn(rows, weights.output.shape[1]).to(dtype)
         assert_near(products.qkv(h), multiply(h, weights.qkv, weights.qkv_bias), tolerance)
-        expected = x.double() + multiply(o, weights.output, weights.output_bias)
-        assert_near(products.add_output(x.clone(), o), expected, tolerance)
+        output = multiply(o, weights.output, weights.output_bias)
+        assert_near(products.add_output(x.clone(), o).double() - x, output, tolerance)
         gate_up = multiply(h, weights.gate_up, weights.gate_up_bias)
         gate, up = gate_up.split(intermediate_size, dim=1)
         forward = multiply(functional.silu(gate) * up, weights.down, weights.down_bias)
-        zeros = torch.zeros_like(x)
-        assert_near(products.add_feed_forward(zeros, h), forward, 3 * tolerance)
-        expected = x.double() + forward
-        assert_near(products.add_feed_forward(x.clone(), h), expected, 3 * tolerance)
-        assert products.add_feed_forward(x.clone(), h).dtype is torch.float32
+        added = products.add_feed_forward(x.clone(), h)
+        assert added.dtype is torch.float32
+        assert_near(added.double() - x, forward, 3 * tolerance)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -124,3 +122,13 @@ def test_packed_weights_outlive_what_they_were_made_of(dtype: torch.dtype) -> No
 
 def test_float16_is_not_packed() -> None:
     assert not can_pack(torch.zeros(8, 8, dtype=torch.float16))
+
+
+@pytest.mark.parametrize(("capability", "expected"), [("AVX512", True), ("AVX2", False)])
+def test_float32_is_packed_with_avx512_only(
+    monkeypatch: pytest.MonkeyPatch, capability: str, expected: bool
+) -> None:
+    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        pytest.skip("this torch has no oneDNN")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    assert can_pack(torch.zeros(8, 8)) is expected
