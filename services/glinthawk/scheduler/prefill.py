@@ -17,7 +17,8 @@ _BURST = 1 / 16
 """Shares of a sequence's output over which starts are spread; the last may overshoot by one."""
 
 _SMALLEST_SHARE = 8
-"""A prefill step is filled to 1/8 of the budget before work is spread over workers."""
+"""A prefill step is filled to 1/8 of the budget before work is spread over workers, and a prompt
+is not cut to fill the last 1/8 of it: its rest would have to ask for the K and V of its start."""
 
 
 @dataclass(frozen=True)
@@ -44,16 +45,19 @@ def plan_prefill(books: Books) -> list[tuple[WorkerState, list[Chunk]]]:
     ready.sort(key=lambda worker: -worker.free)
     share = 1
     blocked: set[str] = set()
+    full: set[str] = set()
     packed: dict[str, list[Chunk]] = {}
     for worker in ready:
         chunks = _continued(books, worker) if len(packed) < slots else []
         if chunks:
             packed[worker.name] = chunks
+    if packed:
+        share = _share(books, len(ready), sum(map(_rows, packed.values())))
     while slots > 0:
         open_workers = [
             worker
             for worker in ready
-            if worker.name not in blocked
+            if worker.name not in blocked | full
             and _rows(packed.get(worker.name, [])) < share
             and (worker.name in packed or len(packed) < slots)
         ]
@@ -65,7 +69,11 @@ def plan_prefill(books: Books) -> list[tuple[WorkerState, list[Chunk]]]:
             share = _share(books, len(ready), len(sequence.tokens))
         chunks = packed.setdefault(worker.name, [])
         room = books.config.prefill_tokens - _rows(chunks)
-        chunks.append(_chunk(sequence, room))
+        chunk = _chunk(sequence, room)
+        if _is_worth(books, chunk):
+            chunks.append(chunk)
+        else:
+            full.add(worker.name)  # the next step begins with it
     for chunk in (chunk for chunks in packed.values() for chunk in chunks):
         chunk.sequence.prefilled = chunk.start + chunk.count
     return [(books.workers[name], chunks) for name, chunks in packed.items()]
@@ -132,6 +140,11 @@ def _chunk(sequence: Sequence, room: int) -> Chunk:
     return Chunk(sequence, start, count, start + count == len(sequence.tokens))
 
 
+def _is_worth(books: Books, chunk: Chunk) -> bool:
+    """Tell whether a prompt is to be cut for a chunk of this size; a last one is no cut."""
+    return chunk.is_last or chunk.count * _SMALLEST_SHARE >= books.config.prefill_tokens
+
+
 def _share(books: Books, num_workers: int, admitted: int) -> int:
     """Return the rows after which a step counts as full: a small job is packed, a large one
     is spread evenly over the workers, a whole budget each."""
@@ -150,8 +163,11 @@ def _continued(books: Books, worker: WorkerState) -> list[Chunk]:
     room = books.config.prefill_tokens
     for sequence in worker.prefilling:
         if room and not sequence.flying:
-            chunks.append(_chunk(sequence, room))
-            room -= chunks[-1].count
+            chunk = _chunk(sequence, room)
+            if not _is_worth(books, chunk):
+                break
+            chunks.append(chunk)
+            room -= chunk.count
     return chunks
 
 

@@ -9,7 +9,7 @@ Two ways:
     turned    any device: features are rows, [features, rows]. The weight is the left factor, which
               MKL packs with less work where rows are few beside the weight's; gate and up are
               contiguous, and the down product takes them as they are.
-    packed    bfloat16 on CPUs that have its instructions, float32 on those with AVX-512: weights
+    packed    bfloat16 on CPUs that have its instructions, float32 on those with AVX2: weights
               in the layout that oneDNN computes in, made once; silu, the multiplication by gate and
               (in float32) the addition to the residual happen in the products (ADR 0014, 0015).
 
@@ -202,14 +202,13 @@ class PackedHead(Head):
 
 
 def can_pack(weight: torch.Tensor) -> bool:
-    """Tell whether products of this weight are to be packed: see the top of this file. Without
-    AVX-512 float32 was measured turned only (ADR 0015)."""
+    """Tell whether products of this weight are to be packed: see the top of this file."""
     if weight.device.type != "cpu" or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return False
     if weight.dtype is torch.bfloat16:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    has_avx512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
-    return weight.dtype is torch.float32 and has_avx512
+    has_avx2 = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
+    return weight.dtype is torch.float32 and has_avx2
 
 
 def build_products(weights: LayerWeights, buffers: Buffers) -> LayerProducts:

@@ -189,6 +189,30 @@ def test_several_prompts_share_a_prefill_step_and_a_long_one_goes_in_chunks() ->
     assert second.registrations == ()
 
 
+def test_prompts_that_wait_fill_the_step_of_a_last_chunk() -> None:
+    engine = Engine(60)
+    engine.add(20, 4)
+    engine.add(5, 4)
+    engine.add(6, 4)
+    (first,) = engine.plan()
+    assert first.counts.tolist() == [16]
+    second = next(plan for plan in engine.turn() if plan.kind is StepKind.PREFILL)
+    assert (second.starts.tolist(), second.counts.tolist()) == ([16, 0, 0], [4, 5, 6])
+
+
+def test_a_prompt_is_not_cut_to_fill_the_last_eighth_of_a_prefill_step() -> None:
+    engine = Engine(60)
+    for prompt in (8, 7, 9, 6, 4):
+        engine.add(prompt, 4)
+    (first,) = engine.plan()
+    assert first.counts.tolist() == [8, 7]
+    second = next(plan for plan in engine.turn() if plan.kind is StepKind.PREFILL)
+    assert (second.starts.tolist(), second.counts.tolist()) == ([0, 0], [9, 6])
+    assert second.samples.tolist() == [True, True]
+    third = next(plan for plan in engine.turn() if plan.kind is StepKind.PREFILL)
+    assert (third.starts.tolist(), third.counts.tolist()) == ([0], [4])
+
+
 def test_choices_prefill_once_and_each_runs_the_last_prompt_token() -> None:
     engine = Engine(40, max_lane_rows=8, min_lane_rows=8)
     lead, *others = engine.add(10, 4, choices=3)

@@ -124,7 +124,7 @@ def test_float16_is_not_packed() -> None:
     assert not can_pack(torch.zeros(8, 8, dtype=torch.float16))
 
 
-@pytest.mark.parametrize(("capability", "expected"), [("AVX512", True), ("AVX2", False)])
+@pytest.mark.parametrize(("capability", "expected"), [("AVX512", True), ("AVX2", True), ("DEFAULT", False)])
 def test_float32_is_packed_with_avx512_only(
     monkeypatch: pytest.MonkeyPatch, capability: str, expected: bool
 ) -> None:
