@@ -124,8 +124,10 @@ def test_float16_is_not_packed() -> None:
     assert not can_pack(torch.zeros(8, 8, dtype=torch.float16))
 
 
-@pytest.mark.parametrize(("capability", "expected"), [("AVX512", True), ("AVX2", True), ("DEFAULT", False)])
-def test_float32_is_packed_with_avx512_only(
+@pytest.mark.parametrize(
+    ("capability", "expected"), [("AVX512", True), ("AVX2", True), ("DEFAULT", False)]
+)
+def test_float32_is_packed_with_avx2_and_more(
     monkeypatch: pytest.MonkeyPatch, capability: str, expected: bool
 ) -> None:
     if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
