@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 KV_GIB = 4
-"""KV memory of every engine: all sequences of the default workload in float32, and few machines
-have less. (vLLM does not start where its NUMA node has less memory free.)"""
+"""KV memory of every engine: room for all sequences of the default workload in float32. vLLM does
+not start where its NUMA node has less memory free."""
 
 _WARMUP_TOKENS = 4
 

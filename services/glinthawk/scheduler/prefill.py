@@ -57,7 +57,8 @@ def plan_prefill(books: Books) -> list[tuple[WorkerState, list[Chunk]]]:
         open_workers = [
             worker
             for worker in ready
-            if worker.name not in blocked | full
+            if worker.name not in blocked
+            and worker.name not in full
             and _rows(packed.get(worker.name, [])) < share
             and (worker.name in packed or len(packed) < slots)
         ]
