@@ -1,8 +1,7 @@
 """Which threads torch computes on, on a CPU.
 
-Where nothing spins, waking a thread takes longer than most operations between two products take
-on one thread; and each such wake-up is one more point at which both threads wait for the slower
-one. So what is small runs on the thread that calls (ADR 0014).
+To begin together, and to wait for the slower thread at the end, takes longer than what is small
+takes on the thread that calls: there it runs (ADR 0014).
 """
 
 import threading
@@ -15,7 +14,7 @@ import torch
 
 T = TypeVar("T")
 
-SMALL_ELEMENTS = 1 << 19
+SMALL_ELEMENTS = 1 << 16
 """Operations on rows of up to so many elements in the residual run on one thread."""
 
 
