@@ -4,10 +4,13 @@ The compiled backends run every instruction set that this CPU has; `portable16` 
 AVX-512 on emulated vectors, so that its algorithm is checked everywhere.
 """
 
+import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -375,6 +378,39 @@ def test_an_exported_page_imports_into_any_backend(make: Make) -> None:
     np.testing.assert_allclose(out, want, rtol=0, atol=3e-6)
 
 
+def test_pages_that_are_expected_keep_what_is_written_meanwhile(make: Make) -> None:
+    backend = make(build_geometry(1, 16, DType.FLOAT16), 4096)
+    backend.expect(4096)
+    rng = np.random.default_rng(6)
+    pages = rng.permutation(4096).astype(np.int32)
+    table, slots = np.repeat(pages, 32), np.tile(np.arange(32, dtype=np.int32), 4096)
+    values = rng.standard_normal((len(table), 32), np.float32).astype(np.float16)
+    backend.append(0, table, slots, values, -values)
+    backend.expect(1)
+    k, v = np.empty_like(values), np.empty_like(values)
+    backend.read(0, pages, 0, len(table), k, v)
+    np.testing.assert_array_equal(k, values)
+    np.testing.assert_array_equal(v, -values)
+
+
+def test_the_kernel_has_memory_for_pages_that_are_expected(make: Make) -> None:
+    if make is ReferenceBackend:
+        pytest.skip("numpy gives pages memory when they are written")
+    backend = make(build_geometry(1, 16, DType.FLOAT16), 16384)  # 64 MiB
+    before = resident_bytes()
+    backend.expect(12288)
+    deadline = time.monotonic() + 60.0
+    while resident_bytes() - before < 44 << 20:
+        assert time.monotonic() < deadline, f"{resident_bytes() - before} bytes were touched"
+        time.sleep(0.01)
+
+
+def resident_bytes() -> int:
+    """Return the memory that this process has from the system."""
+    num_pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return num_pages * os.sysconf("SC_PAGE_SIZE")
+
+
 def bad_appends(backend: AttentionBackend) -> dict[str, Callable[[], object]]:
     one, rows = np.zeros(1, np.int32), np.zeros((1, 64), np.float32)
     at = np.array
@@ -398,6 +434,8 @@ def bad_appends(backend: AttentionBackend) -> dict[str, Callable[[], object]]:
         ),
         "copy": lambda: backend.copy_page(0, 4),
         "copy below": lambda: backend.copy_page(-1, 0),
+        "expect more": lambda: backend.expect(5),
+        "expect less": lambda: backend.expect(-1),
     }
 
 

@@ -22,6 +22,12 @@ from glinthawk.errors import CapacityExceeded, InvalidRequest, StateLost
 from glinthawk.wire.frames import FrameHeader
 from glinthawk.wire.pages import unpack_import
 
+FIRST_SHARE = 4
+"""Memory is made ready for this part of the pages before any is used,"""
+
+AHEAD_SHARE = 16
+"""and later for this part of them ahead of use."""
+
 
 class KVCache:
     """Pages and steps over `backend`. One thread owns it.
@@ -38,6 +44,7 @@ class KVCache:
         self._steps = StepBook(geometry.num_layers)
         self._arrivals = Arrivals(self._allocator, backend)
         self._rings: dict[int, OutputRing] = {}
+        self._expect_pages()
         self._kv_columns = geometry.num_kv_heads * geometry.head_dim
         self._q_columns = geometry.num_query_heads * geometry.head_dim
 
@@ -85,6 +92,7 @@ class KVCache:
         copies = self._allocator.apply(releases=plan.releases, forks=plan.forks, growth=growth)
         if copies is None:
             raise self._full(plan, growth)
+        self._expect_pages()
         self._arrivals.give_up(given_up)
         for copy in copies:
             self.backend.copy_page(copy.source, copy.target)
@@ -167,6 +175,13 @@ class KVCache:
             CapacityExceeded: there is no room for the sequence; nothing changed.
         """
         return self._arrivals.take(unpack_import(header, payload))
+
+    def _expect_pages(self) -> None:
+        """Let the backend get memory for pages ahead of use: sequences of one batch often come
+        to their next page in the same step. The allocator hands out the lowest pages first."""
+        used, total = self._allocator.num_used, self._allocator.num_pages
+        expected = max(total // FIRST_SHARE, used + total // AHEAD_SHARE)
+        self.backend.expect(min(total, expected))
 
     def _find(self, header: FrameHeader, kind: StepKind) -> LiveStep:
         step = self._steps.find(header.lane, header.step)

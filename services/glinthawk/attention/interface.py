@@ -65,7 +65,7 @@ class AttentionBackend(ABC):
         *,
         scale: float | None = None,
     ) -> None:
-        """Keep the dimensions; memory is only touched when a page is first written.
+        """Keep the dimensions; memory is only touched when a page is written, or expected.
 
         Args:
             geometry: dimensions of the cache.
@@ -178,6 +178,17 @@ class AttentionBackend(ABC):
         Raises:
             ValueError: there is no such page.
         """
+
+    def expect(self, num_pages: int) -> None:
+        """Say that pages below `num_pages` will be written soon.
+
+        A backend may have the system give them memory meanwhile; what they hold stays.
+
+        Raises:
+            ValueError: there are fewer pages.
+        """
+        if not 0 <= num_pages <= self.num_pages:
+            raise ValueError(f"num_pages {num_pages} is not from 0 to {self.num_pages}")
 
     @abstractmethod
     def decode(self, layer: int, plan: BatchPlan, q: Rows, k: Rows, v: Rows, out: Rows) -> None:

@@ -8,13 +8,14 @@ Who is there is the muster's; what is to be done about it is the keeper's. Nothi
 requests or KV pages.
 """
 
+import contextlib
 import time
 from collections.abc import Callable
 
 from glinthawk.core.dtype import DType
 from glinthawk.core.geometry import KVGeometry
 from glinthawk.core.step import StepPlan
-from glinthawk.errors import GlinthawkError, PeerUnavailable
+from glinthawk.errors import GlinthawkError, PeerUnavailable, StoreUnavailable
 from glinthawk.gateway.busy import BusyMeter
 from glinthawk.gateway.copies import PageCopies
 from glinthawk.gateway.epochs import Epochs
@@ -28,7 +29,15 @@ from glinthawk.telemetry.metrics import ServiceMetrics
 from glinthawk.wire.dial import DialOptions
 from glinthawk.wire.grpc_server import GrpcServer
 from glinthawk.wire.membership_server import MembershipServer
-from glinthawk.wire.messages import Accepted, Heartbeat, Member, Refused, Registration, Shutdown
+from glinthawk.wire.messages import (
+    Accepted,
+    AttentionOffer,
+    Heartbeat,
+    Member,
+    Refused,
+    Registration,
+    Shutdown,
+)
 
 log = get_logger("gateway.cluster")
 
@@ -182,7 +191,13 @@ class Cluster:
         return answer if isinstance(answer, Refused) else Accepted(answer, self._lease_s)
 
     def on_joined(self, registration: Registration) -> None:
-        """A member can be reached: it needs a view."""
+        """A member can be reached: it needs a view. A worker has one before the tiers are whole, if
+        the shape of the pages is known: it gets memory for them while stages load weights."""
+        with self._changed, contextlib.suppress(StoreUnavailable):
+            if isinstance(registration.offer, AttentionOffer) and not self._keeper.has_begun:
+                view = self._muster.build_first_view()
+                if view is not None:
+                    self._membership.send(registration.name, view)
         self._muster.want_view()
 
     def on_heartbeat(self, name: str, heartbeat: Heartbeat) -> None:

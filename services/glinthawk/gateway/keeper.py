@@ -79,6 +79,11 @@ class Keeper:
         return self._events
 
     @property
+    def has_begun(self) -> bool:
+        """Whether `start` was called: views are the keeper's from then on."""
+        return self._events is not None
+
+    @property
     def is_whole(self) -> bool:
         """Whether a token can be generated: steps get through, and there is a worker."""
         return bool(self._through and self._announced)

@@ -55,6 +55,16 @@ class Muster:
             self.changed.notify_all()
         return epoch
 
+    def build_first_view(self) -> View | None:
+        """Return the view for a worker that is there before the tiers are whole; None while the
+        shape of the KV pages is not known.
+
+        Raises:
+            StoreUnavailable: there is no epoch for it now.
+        """
+        with self.changed:
+            return self._build_view() if self.roster.has_geometry else None
+
     def want_view(self) -> None:
         """A member can be reached, and has no view yet."""
         with self.changed:

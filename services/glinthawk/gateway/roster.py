@@ -86,6 +86,11 @@ class Roster:
         """Keep to the format of the stages that are there: the KV cache has its shape."""
         self._settled = self.wire_dtype
 
+    @property
+    def has_geometry(self) -> bool:
+        """Whether the shape of the KV pages is known."""
+        return (self._kv_dtype or self.wire_dtype) is not None
+
     def geometry(self) -> KVGeometry:
         """Return the shape of the KV pages.
 

@@ -15,8 +15,11 @@ def longest_sequence(config: BatchConfig | GatewayConfig, model: ModelConfig) ->
 
 
 def asked_kv_dtype(config: BatchConfig | GatewayConfig) -> DType | None:
-    """Return the format of KV, None where it follows the stages'."""
-    return None if config.kv_dtype == "auto" else DType.parse(config.kv_dtype)
+    """Return the format of KV, None where it follows that of stages which are not known yet."""
+    asked = config.kv_dtype
+    if asked == "auto" and isinstance(config, BatchConfig) and config.listen is None:
+        asked = config.dtype
+    return None if asked == "auto" else DType.parse(asked)
 
 
 def build_tiers_settings(

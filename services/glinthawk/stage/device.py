@@ -13,7 +13,7 @@ float32.
 
 OpenMP threads of torch spin while they wait, for milliseconds unless told otherwise. The commands
 set `GOMP_SPINCOUNT` (`config/compute.py`) before torch is imported: afterwards it has no effect.
-ADR 0014 says what each choice costs and saves.
+ADR 0017 says what each choice costs and saves.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,7 @@
 """Which threads torch computes on, on a CPU.
 
 To begin together, and to wait for the slower thread at the end, takes longer than what is small
-takes on the thread that calls: there it runs (ADR 0014).
+takes on the thread that calls: there it runs (ADR 0017).
 """
 
 import threading

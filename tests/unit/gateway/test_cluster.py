@@ -41,12 +41,13 @@ class Gateway:
         *,
         reserve_epochs: Callable[[int], int] | None = None,
         lease_s: float = 6.0,
+        kv_dtype: DType | None = None,
     ) -> None:
         self.epoch = 0
         self.events: queue.Queue[tuple[Any, ...]] = queue.Queue()
         self.server = GrpcServer("127.0.0.1", 0)
         self.members: list[TestMember] = []
-        roster = Roster(MODEL, "digest", num_stages=num_stages, num_workers=0, kv_dtype=None)
+        roster = Roster(MODEL, "digest", num_stages=num_stages, num_workers=0, kv_dtype=kv_dtype)
         self.cluster = Cluster(
             roster,
             reserve_epochs=reserve_epochs or self._reserve_epochs,
@@ -163,6 +164,23 @@ def test_a_worker_that_comes_before_the_stages_is_told_of_when_they_are_there(
     entry = gateway.wait_for_joined("w0")
     assert gateway.cluster.is_whole
     assert entry.kv_bytes == 1 << 30
+
+
+def test_a_worker_gets_the_shape_of_the_pages_before_the_stages_are_there_if_it_is_known() -> None:
+    gateway = Gateway(kv_dtype=DType.BFLOAT16)
+    try:
+        worker = gateway.worker("w0")
+        first = worker.next_view()
+        assert (names(first), first.stages) == ({"w0"}, ())
+        assert first.geometry == MODEL.kv_geometry(DType.BFLOAT16)
+        gateway.stage()
+        gateway.connect()
+        entry = gateway.wait_for_joined("w0")
+        later = worker.next_view(lambda view: bool(view.stages))
+        assert later.geometry == first.geometry
+        assert epochs(later)["w0"] == entry.epoch > epochs(first)["w0"]
+    finally:
+        gateway.close()
 
 
 def test_a_worker_that_leaves_is_lost_with_the_reason_and_comes_back_under_a_later_epoch(

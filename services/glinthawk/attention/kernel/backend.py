@@ -118,6 +118,11 @@ class KernelBackend(AttentionBackend):
         """Copy a page; see `AttentionBackend.copy_page`."""
         self._kernel.copy_page(source, target)
 
+    def expect(self, num_pages: int) -> None:
+        """Warm pages beside other work; see `AttentionBackend.expect`."""
+        super().expect(num_pages)
+        self._kernel.expect(num_pages)
+
 
 def _own(plan: BatchPlan) -> _kernel.Plan:
     if not isinstance(plan, _kernel.Plan):

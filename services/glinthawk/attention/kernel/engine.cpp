@@ -60,6 +60,7 @@ Engine::Engine(const Layout& layout, std::vector<int32_t> windows, const Isa& is
       isa_(isa),
       num_threads_(num_threads),
       arena_(layout.layer_stride * layout.num_layers),
+      warmer_(arena_.data(), layout_),
       pool_(num_threads) {
   // Threads' scratch lies apart by whole lines and one more.
   scratch_stride_ = (isa_.scratch_floats(layout_) + 63) / 16 * 16;

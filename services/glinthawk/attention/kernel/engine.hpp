@@ -10,10 +10,12 @@
 #include "api.hpp"
 #include "plan.hpp"
 #include "pool.hpp"
+#include "warmer.hpp"
 
 namespace glinthawk {
 
-// Memory of the pages: mapped at once, touched when first written, in huge pages if there are.
+// Memory of the pages: mapped at once, given by the system when first touched, in huge pages if
+// there are.
 class Arena {
  public:
   explicit Arena(int64_t num_bytes);  // throws std::bad_alloc
@@ -44,6 +46,8 @@ class Engine {
   void read(int layer, const int32_t* table, int32_t start, int64_t num_rows, const Rows& k,
             const Rows& v);
   void copy_page(int64_t source, int64_t target);
+  // Pages below `num_pages` (as many as there are, at most) will be written soon.
+  void expect(int64_t num_pages) { warmer_.expect(num_pages); }
 
  private:
   char* layer_at(int layer) const;
@@ -54,6 +58,7 @@ class Engine {
   const Isa& isa_;
   int num_threads_;
   Arena arena_;
+  Warmer warmer_;
   Pool pool_;
   std::mutex mutex_;  // one call at a time
   int64_t scratch_stride_;

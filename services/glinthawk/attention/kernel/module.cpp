@@ -208,6 +208,13 @@ class Kernel {
     engine_->copy_page(source, target);
   }
 
+  void expect(int64_t num_pages) const {
+    if (num_pages < 0 || num_pages > layout().num_pages) {
+      refuse("num_pages " + text(num_pages) + " is not from 0 to " + text(layout().num_pages));
+    }
+    engine_->expect(num_pages);
+  }
+
  private:
   static Layout build_layout(int num_layers, int num_query_heads, int num_kv_heads, int head_dim,
                              int page_tokens, int num_pages, int format, double scale,
@@ -338,7 +345,8 @@ NB_MODULE(_kernel, m) {
       .def("decode", &Kernel::decode, "layer"_a, "plan"_a, "q"_a, "k"_a, "v"_a, "out"_a)
       .def("append", &Kernel::append, "layer"_a, "pages"_a, "slots"_a, "k"_a, "v"_a)
       .def("read", &Kernel::read, "layer"_a, "table"_a, "start"_a, "stop"_a, "k"_a, "v"_a)
-      .def("copy_page", &Kernel::copy_page, "source"_a, "target"_a);
+      .def("copy_page", &Kernel::copy_page, "source"_a, "target"_a)
+      .def("expect", &Kernel::expect, "num_pages"_a);
 }
 
 }  // namespace glinthawk
