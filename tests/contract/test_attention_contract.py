@@ -380,12 +380,14 @@ def test_an_exported_page_imports_into_any_backend(make: Make) -> None:
 
 def test_pages_that_are_expected_keep_what_is_written_meanwhile(make: Make) -> None:
     backend = make(build_geometry(1, 16, DType.FLOAT16), 4096)
-    backend.expect(4096)
     rng = np.random.default_rng(6)
-    pages = rng.permutation(4096).astype(np.int32)
+    pages = np.arange(4096, dtype=np.int32)
     table, slots = np.repeat(pages, 32), np.tile(np.arange(32, dtype=np.int32), 4096)
     values = rng.standard_normal((len(table), 32), np.float32).astype(np.float16)
-    backend.append(0, table, slots, values, -values)
+    for first in range(0, 4096, 64):  # each step's pages are touched while they are written
+        backend.expect(first + 64)
+        rows = slice(first * 32, (first + 64) * 32)
+        backend.append(0, table[rows], slots[rows], values[rows], -values[rows])
     backend.expect(1)
     k, v = np.empty_like(values), np.empty_like(values)
     backend.read(0, pages, 0, len(table), k, v)

@@ -44,6 +44,7 @@ class KVCache:
         self._steps = StepBook(geometry.num_layers)
         self._arrivals = Arrivals(self._allocator, backend)
         self._rings: dict[int, OutputRing] = {}
+        self._num_expected = 0
         self._expect_pages()
         self._kv_columns = geometry.num_kv_heads * geometry.head_dim
         self._q_columns = geometry.num_query_heads * geometry.head_dim
@@ -180,8 +181,10 @@ class KVCache:
         """Let the backend get memory for pages ahead of use: sequences of one batch often come
         to their next page in the same step. The allocator hands out the lowest pages first."""
         used, total = self._allocator.num_used, self._allocator.num_pages
-        expected = max(total // FIRST_SHARE, used + total // AHEAD_SHARE)
-        self.backend.expect(min(total, expected))
+        expected = min(total, max(total // FIRST_SHARE, used + total // AHEAD_SHARE))
+        if expected > self._num_expected:
+            self._num_expected = expected
+            self.backend.expect(expected)
 
     def _find(self, header: FrameHeader, kind: StepKind) -> LiveStep:
         step = self._steps.find(header.lane, header.step)

@@ -47,7 +47,7 @@ def run_attention(config: AttentionConfig) -> int:
 
 
 def _check_memory(kv_memory: int) -> None:
-    """Refuse KV memory that is not to be had; pages are only taken when written."""
+    """Refuse KV memory that is not to be had; pages are taken as they are used."""
     there_is = count_memory()
     if kv_memory > there_is:
         raise InvalidConfig(

@@ -2,7 +2,7 @@
 
 COMPUTE_ENVIRONMENT = {
     # Threads that spin while they wait take the cores from the other processes. So many rounds are
-    # 15 to 50 microseconds, less than a wake-up costs: the gaps between a layer's products.
+    # tens of microseconds, about what a wake-up costs: the gaps between a layer's products.
     "GOMP_SPINCOUNT": "1000",
     "OMP_WAIT_POLICY": "PASSIVE",
     "KMP_BLOCKTIME": "0",

@@ -155,7 +155,7 @@ class Cluster:
 
     @property
     def geometry(self) -> KVGeometry:
-        """Shape of the KV pages; known once a stage is there."""
+        """Shape of the KV pages; known once a stage is there, at the latest."""
         return self._muster.roster.geometry()
 
     @property
@@ -195,7 +195,7 @@ class Cluster:
         the shape of the pages is known: it gets memory for them while stages load weights."""
         with self._changed, contextlib.suppress(StoreUnavailable):
             if isinstance(registration.offer, AttentionOffer) and not self._keeper.has_begun:
-                view = self._muster.build_first_view()
+                view = self._muster.take_first_view()
                 if view is not None:
                     self._membership.send(registration.name, view)
         self._muster.want_view()

@@ -55,7 +55,7 @@ class Muster:
             self.changed.notify_all()
         return epoch
 
-    def build_first_view(self) -> View | None:
+    def take_first_view(self) -> View | None:
         """Return the view for a worker that is there before the tiers are whole; None while the
         shape of the KV pages is not known.
 

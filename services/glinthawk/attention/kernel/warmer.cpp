@@ -45,7 +45,7 @@ void Warmer::expect(int64_t num_pages) {
 }
 
 void Warmer::work() {
-  // Of this thread alone, on Linux. Where it is refused, warming competes with the rest.
+  // Of this thread alone, on Linux, and beside threads of its process or, at most, container.
   setpriority(PRIO_PROCESS, static_cast<id_t>(syscall(SYS_gettid)), kLowestPriority);
   const int64_t step = std::max<int64_t>(1, kStepBytes / layout_.page_stride);
   int64_t num_ready = 0;

@@ -2,7 +2,7 @@
 //
 // The first write to fresh memory waits until the system has found and cleared it: milliseconds
 // for a huge page in a virtual machine whose host must find it too. All sequences of a batch may
-// reach their next page in one step, so a thread of the lowest priority goes ahead of them.
+// reach their next page in one step, so a thread, the last in its process, goes ahead of them.
 #pragma once
 
 #include <condition_variable>
