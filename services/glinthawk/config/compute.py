@@ -1,9 +1,8 @@
 """What processes that compute are to have in their environment before torch is loaded."""
 
 COMPUTE_ENVIRONMENT = {
-    # Threads that spin while they wait take the cores from the other processes. So many rounds are
-    # tens of microseconds, about what a wake-up costs: the gaps between a layer's products.
-    "GOMP_SPINCOUNT": "1000",
+    # Threads that spin while they wait take the cores from the other processes.
+    "GOMP_SPINCOUNT": "0",
     "OMP_WAIT_POLICY": "PASSIVE",
     "KMP_BLOCKTIME": "0",
     "TOKENIZERS_PARALLELISM": "false",

@@ -49,7 +49,7 @@ def share_threads(
 
     text: a number for each role, or ``stage=2,attention=1``. None shares out the cores within
     each role: each role as a whole may use all of them, for stages and workers wait for each
-    other much of the time, and threads that wait soon sleep.
+    other much of the time, and threads that wait do not spin.
 
     Raises:
         InvalidConfig: the text is none of these.

@@ -11,9 +11,9 @@ them are slower too (`calibration`), and no CPU multiplies float16 well. There t
 the format that was asked for, the weights are rounded to it, and both are held and multiplied as
 float32.
 
-OpenMP threads of torch spin while they wait, for milliseconds unless told otherwise. The commands
-set `GOMP_SPINCOUNT` (`config/compute.py`) before torch is imported: afterwards it has no effect.
-ADR 0017 says what each choice costs and saves.
+OpenMP threads of torch spin while they wait. Where several processes share a machine, set
+`GOMP_SPINCOUNT=0` in the environment before torch is imported: afterwards it has no effect.
+ADR 0014 says what that costs and what it saves.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,8 @@
 """Which threads torch computes on, on a CPU.
 
-To begin together, and to wait for the slower thread at the end, takes longer than what is small
-takes on the thread that calls: there it runs (ADR 0017).
+Where nothing spins, waking a thread takes longer than most operations between two products take
+on one thread; and each such wake-up is one more point at which both threads wait for the slower
+one. So what is small runs on the thread that calls (ADR 0014).
 """
 
 import threading
@@ -14,7 +15,7 @@ import torch
 
 T = TypeVar("T")
 
-SMALL_ELEMENTS = 1 << 16
+SMALL_ELEMENTS = 1 << 19
 """Operations on rows of up to so many elements in the residual run on one thread."""
 
 
