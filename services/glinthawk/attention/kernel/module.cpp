@@ -1,6 +1,5 @@
 // The Python face: checks shapes, formats and ranges, raises ValueError, then releases the GIL.
 #include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/unique_ptr.h>
@@ -13,51 +12,14 @@
 #include <string>
 #include <vector>
 
+#include "arrays.hpp"
 #include "engine.hpp"
-
-namespace nb = nanobind;
-using namespace nb::literals;
+#include "isas.hpp"
 
 namespace glinthawk {
 namespace {
 
-using In = nb::ndarray<nb::ro, nb::device::cpu>;
-using Out = nb::ndarray<nb::device::cpu>;
-using Ints = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using Offsets = nb::ndarray<const int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-
-[[noreturn]] void refuse(const std::string& message) { throw nb::value_error(message.c_str()); }
-std::string text(int64_t number) { return std::to_string(number); }
-
-const Isa* find_isa(const std::string& name) {
-#if defined(__x86_64__) || defined(__i386__)
-  __builtin_cpu_init();
-  const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                        __builtin_cpu_supports("f16c");
-  if (name == "avx512" && has_avx2 && __builtin_cpu_supports("avx512f") &&
-      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512vl")) {
-    return isa_avx512();
-  }
-  if (name == "avx2" && has_avx2) {
-    return isa_avx2();
-  }
-#endif
-  if (name == "portable") {
-    return isa_portable();
-  }
-  return name == "portable16" ? isa_portable16() : nullptr;
-}
-
-std::vector<std::string> supported_isas() {
-  std::vector<std::string> names;
-  for (const char* name : {"avx512", "avx2", "portable", "portable16"}) {
-    if (find_isa(name) != nullptr) {
-      names.emplace_back(name);
-    }
-  }
-  return names;
-}
+using namespace nb::literals;
 
 const Isa& require_isa(const std::string& name) {
   const Isa* isa = find_isa(name);
@@ -65,49 +27,6 @@ const Isa& require_isa(const std::string& name) {
     refuse("instruction set " + name + " is unknown, or this CPU or build lacks it");
   }
   return *isa;
-}
-
-template <typename Array>
-Rows rows_of(const char* name, const Array& rows, int64_t num_rows, int64_t num_columns) {
-  Format format;
-  if (rows.dtype() == nb::dtype<float>()) {
-    format = Format::kFloat32;
-  } else if (rows.dtype() == nb::dtype<uint16_t>()) {
-    format = Format::kBFloat16;
-  } else if (rows.dtype() == nb::dlpack::dtype{
-                                 static_cast<uint8_t>(nb::dlpack::dtype_code::Float), 16, 1}) {
-    format = Format::kFloat16;
-  } else {
-    refuse(std::string(name) + " is none of float32, float16, uint16 (bfloat16 bits)");
-  }
-  if (rows.ndim() != 2 || static_cast<int64_t>(rows.shape(0)) != num_rows ||
-      static_cast<int64_t>(rows.shape(1)) != num_columns) {
-    refuse(std::string(name) + " has not the shape (" + text(num_rows) + ", " +
-           text(num_columns) + ")");
-  }
-  const int64_t item = format == Format::kFloat32 ? 4 : 2;
-  if (num_rows > 0 && rows.stride(1) != 1) {
-    refuse(std::string(name) + " has rows that are not contiguous");
-  }
-  const int64_t stride = num_rows > 1 ? rows.stride(0) * item : 0;
-  return {const_cast<char*>(static_cast<const char*>(rows.data())), stride, format};
-}
-
-void check_below(const char* name, const Ints& values, int64_t num, int64_t limit) {
-  if (static_cast<int64_t>(values.size()) != num) {
-    refuse(std::string(name) + " has " + text(static_cast<int64_t>(values.size())) +
-           " entries, expected " + text(num));
-  }
-  for (size_t i = 0; i < values.size(); ++i) {
-    if (values.data()[i] < 0 || values.data()[i] >= limit) {
-      refuse(std::string(name) + " has " + text(values.data()[i]) + ", outside 0 to " +
-             text(limit - 1));
-    }
-  }
-}
-
-std::vector<int32_t> copy_of(const Ints& values) {
-  return {values.data(), values.data() + values.size()};
 }
 
 struct BoundPlan {
