@@ -207,6 +207,28 @@ def test_large_scores_do_not_overflow(make: Make) -> None:
     np.testing.assert_allclose(out[0], scene.expected(0)[0], rtol=0, atol=2e-3)
 
 
+@pytest.mark.parametrize("rise", [0.01, 0.5, 40.0])  # of a score from token to token
+def test_scores_that_rise_or_fall_with_the_position_match_float64(make: Make, rise: float) -> None:
+    for direction in (1, -1):
+        scene = build_scene(make, build_geometry(2, 64), (300,))
+        steps = np.arange(300, dtype=np.float32)[:, None] * np.float32(direction * rise)
+        k = np.zeros((300, 2, 64), np.float32)
+        k[:, :, 0] = steps * 8  # sqrt(head_dim)
+        token = np.arange(300, dtype=np.int32)
+        page, slot = scene.tables[0][token // 32], token % np.int32(32)
+        v = scene.v[0].reshape(300, -1).astype(np.float32)
+        scene.backend.append(0, page, slot, k.reshape(300, -1), v)
+        q = np.zeros_like(scene.q)
+        q[:, ::64] = 1
+        scene = replace(scene, q=q, k=[k.astype(np.float64)])
+        out, lse = output_like(q), np.zeros((1, 4), np.float32)
+        plan = scene.backend.plan(scene.tables, scene.lengths)
+        scene.backend.attend(0, plan, q, out, lse)
+        want, want_lse = scene.expected(0)
+        np.testing.assert_allclose(out[0], want, rtol=0, atol=3e-5)
+        np.testing.assert_allclose(lse[0], want_lse, rtol=1e-6, atol=1e-5)
+
+
 def test_a_nan_in_the_cache_reaches_the_output(make: Make) -> None:
     scene = build_scene(make, build_geometry(2, 64), (70, 70))
     bad = np.full((1, 2 * 64), np.nan, np.float32)
@@ -267,10 +289,11 @@ def test_an_empty_batch_is_allowed(make: Make) -> None:
 
 
 @pytest.mark.parametrize("dtype", list(DType))
+@pytest.mark.parametrize("kv_heads", [2, 5])  # of which a thread takes any number together
 def test_results_are_the_same_bits_at_any_number_of_threads_and_in_any_batch(
-    make: Make, dtype: DType
+    make: Make, kv_heads: int, dtype: DType
 ) -> None:
-    geometry = build_geometry(4, 64, dtype)
+    geometry = build_geometry(4, 64, dtype, kv_heads=kv_heads)
     lengths = (1, 700, 2100, 64, 1537)
     outs = []
     for num_threads in (1, 2, 3):

@@ -16,7 +16,6 @@ constexpr int kMaxGroup = 16;
 constexpr int kMaxHeadDim = 256;
 constexpr int kSplitTokens = 512;
 constexpr int kMinPageTokens = 16;
-constexpr int kMaxUnitPages = kSplitTokens / kMinPageTokens;
 
 // The arena, private to the kernel:
 //
@@ -54,6 +53,13 @@ struct Unit {
   int32_t num_parts;  // units of the row
   int64_t first_part;  // index of the row's first partial result; its parts lie together
   int64_t part;
+};
+
+// What one thread does at a time: a unit for KV heads [first_head, first_head + num_heads).
+struct Item {
+  const Unit* unit;
+  int32_t first_head;
+  int32_t num_heads;
 };
 
 struct AttendJob {
@@ -95,10 +101,8 @@ struct Isa {
   int64_t (*scratch_floats)(const Layout&);
   // Floats of one partial result of one KV head.
   int64_t (*partial_floats)(const Layout&);
-  // Attends one unit for one KV head; `next` (may be null) is the unit that this thread does
-  // next, whose first pages are prefetched.
-  void (*attend_unit)(const AttendJob&, const Unit&, int32_t head, const Unit* next,
-                      int32_t next_head, float* scratch);
+  // `next` (may be null) is what this thread does next; its first page is prefetched.
+  void (*attend_item)(const AttendJob&, const Item&, const Item* next, float* scratch);
   // Joins the parts of a row, in their order, and writes its output.
   void (*merge_row)(const AttendJob&, const Unit& any, int32_t head, float* scratch);
   void (*clear_row)(const AttendJob&, int32_t row);

@@ -14,9 +14,10 @@ namespace {
 constexpr size_t kHugePage = size_t{2} << 20;
 constexpr int64_t kBytesPerThread = 128 << 10;  // less is not worth waking a thread
 constexpr int64_t kRowsPerTask = 64;
+constexpr int64_t kItemsPerThread = 8;  // enough for threads to end together
 
-// Runs `task(index, thread)` for every index below `num_tasks`, each taken by an atomic
-// counter.
+// Runs `task(index, following, thread)` for every index below `num_tasks`, each taken by an atomic
+// counter; `following` is what the same thread does next, nothing from `num_tasks` on.
 template <typename Task>
 void run_tasks(Pool& pool, int num_threads, int64_t num_tasks, const Task& task) {
   struct Context {
@@ -28,8 +29,10 @@ void run_tasks(Pool& pool, int num_threads, int64_t num_tasks, const Task& task)
       num_threads,
       [](void* at, int thread) {
         auto& c = *static_cast<Context*>(at);
-        for (int64_t i = c.next.fetch_add(1); i < c.num_tasks; i = c.next.fetch_add(1)) {
-          c.task(i, thread);
+        for (int64_t i = c.next.fetch_add(1); i < c.num_tasks;) {
+          const int64_t following = c.next.fetch_add(1);
+          c.task(i, following, thread);
+          i = following;
         }
       },
       &context);
@@ -74,6 +77,17 @@ int Engine::threads_for(int64_t num_bytes) const {
   return static_cast<int>(std::min<int64_t>(useful, num_threads_));
 }
 
+// KV heads of a unit that one thread walks together: all, as they lie side by side in memory,
+// fewer where the units are few.
+int Engine::heads_per_item(int64_t num_units, int num_threads) const {
+  int heads = layout_.num_kv_heads;
+  const auto items = [&] { return num_units * ((layout_.num_kv_heads + heads - 1) / heads); };
+  while (num_threads > 1 && heads > 1 && items() < kItemsPerThread * num_threads) {
+    heads = (heads + 1) / 2;
+  }
+  return heads;
+}
+
 void Engine::attend(int layer, const Plan& plan, const Rows& q, const Rows& k, const Rows& v,
                     const Rows& out, float* lse, int64_t lse_stride) {
   std::lock_guard<std::mutex> lock(mutex_);
@@ -102,41 +116,34 @@ void Engine::attend(int layer, const Plan& plan, const Rows& q, const Rows& k, c
     }
   }
 
-  struct Context {
-    Engine& engine;
-    const AttendJob& job;
-    const Units& work;
-    std::atomic<int64_t> next{0};
-  } context{*this, job, work, {}};
   const int64_t token_bytes = layout_.page_stride / layout_.page_tokens;
-  pool_.run(
-      threads_for(work.num_tokens * token_bytes),
-      [](void* at, int thread) {
-        auto& c = *static_cast<Context*>(at);
-        Engine& e = c.engine;
-        const int num_heads = e.layout_.num_kv_heads;
-        const auto num_items = static_cast<int64_t>(c.work.units.size()) * num_heads;
-        float* scratch = e.scratch_.get() + thread * e.scratch_stride_;
-        int64_t item = c.next.fetch_add(1);
-        while (item < num_items) {
-          const int64_t following = c.next.fetch_add(1);
-          const Unit& unit = c.work.units[static_cast<size_t>(item / num_heads)];
-          const auto head = static_cast<int32_t>(item % num_heads);
-          const Unit* next = following < num_items
-                                 ? &c.work.units[static_cast<size_t>(following / num_heads)]
-                                 : nullptr;
-          e.isa_.attend_unit(c.job, unit, head, next,
-                             static_cast<int32_t>(following % num_heads), scratch);
-          if (unit.num_parts > 1) {
-            auto& open = e.open_parts_[static_cast<size_t>(unit.row) * num_heads + head];
-            if (open.fetch_sub(1, std::memory_order_acq_rel) == 1) {
-              e.isa_.merge_row(c.job, unit, head, scratch);
-            }
-          }
-          item = following;
-        }
-      },
-      &context);
+  const int threads = threads_for(work.num_tokens * token_bytes);
+  const auto num_units = static_cast<int64_t>(work.units.size());
+  const int run = heads_per_item(num_units, threads);
+  const int64_t runs = (heads + run - 1) / run;
+  const auto item_at = [&](int64_t i) {
+    const auto first = static_cast<int32_t>(i % runs) * run;
+    return Item{&work.units[static_cast<size_t>(i / runs)], first, std::min(run, heads - first)};
+  };
+  run_tasks(pool_, threads, num_units * runs, [&](int64_t i, int64_t following, int thread) {
+    const bool has_next = following < num_units * runs;
+    const Item item = item_at(i), next = item_at(has_next ? following : i);
+    float* scratch = scratch_.get() + thread * scratch_stride_;
+    isa_.attend_item(job, item, has_next ? &next : nullptr, scratch);
+    finish(job, item, scratch);
+  });
+}
+
+// Joins the parts of those heads of which this item was the last to be attended.
+void Engine::finish(const AttendJob& job, const Item& item, float* scratch) {
+  const Unit& unit = *item.unit;
+  for (int h = 0; unit.num_parts > 1 && h < item.num_heads; ++h) {
+    const int32_t head = item.first_head + h;
+    auto& open = open_parts_[static_cast<size_t>(unit.row) * layout_.num_kv_heads + head];
+    if (open.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+      isa_.merge_row(job, unit, head, scratch);
+    }
+  }
 }
 
 void Engine::append(int layer, const int32_t* pages, const int32_t* slots, int64_t num_rows,
@@ -145,7 +152,7 @@ void Engine::append(int layer, const int32_t* pages, const int32_t* slots, int64
   const AppendJob job{&layout_, layer_at(layer), pages, slots, k, v};
   const int64_t tasks = (num_rows + kRowsPerTask - 1) / kRowsPerTask;
   const int threads = threads_for(num_rows * layout_.page_stride / layout_.page_tokens);
-  run_tasks(pool_, threads, tasks, [&](int64_t i, int) {
+  run_tasks(pool_, threads, tasks, [&](int64_t i, int64_t, int) {
     isa_.append_rows(job, i * kRowsPerTask, std::min(num_rows, (i + 1) * kRowsPerTask));
   });
 }
@@ -156,7 +163,7 @@ void Engine::read(int layer, const int32_t* table, int32_t start, int64_t num_ro
   const ReadJob job{&layout_, layer_at(layer), table, start, k, v};
   const int64_t tasks = (num_rows + kRowsPerTask - 1) / kRowsPerTask;
   const int threads = threads_for(num_rows * layout_.page_stride / layout_.page_tokens);
-  run_tasks(pool_, threads, tasks, [&](int64_t i, int) {
+  run_tasks(pool_, threads, tasks, [&](int64_t i, int64_t, int) {
     isa_.read_rows(job, i * kRowsPerTask, std::min(num_rows, (i + 1) * kRowsPerTask));
   });
 }
@@ -183,7 +190,7 @@ double read_bandwidth(int64_t num_bytes, int num_threads, int repeats, const Isa
   double best = 0;
   for (int i = 0; i < repeats; ++i) {
     const auto begin = std::chrono::steady_clock::now();
-    run_tasks(pool, num_threads, chunks, [&](int64_t chunk, int) {
+    run_tasks(pool, num_threads, chunks, [&](int64_t chunk, int64_t, int) {
       sink += isa.read_memory(arena.data() + chunk * kChunk, kChunk);
     });
     const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;

@@ -52,6 +52,8 @@ class Engine {
  private:
   char* layer_at(int layer) const;
   int threads_for(int64_t num_bytes) const;
+  int heads_per_item(int64_t num_units, int num_threads) const;
+  void finish(const AttendJob& job, const Item& item, float* scratch);
 
   Layout layout_;
   std::vector<int32_t> windows_;

@@ -15,6 +15,12 @@ static inline Vec sub(Vec a, Vec b) { return {_mm256_sub_ps(a.x, b.x)}; }
 static inline Vec mul(Vec a, Vec b) { return {_mm256_mul_ps(a.x, b.x)}; }
 static inline Vec max(Vec a, Vec b) { return {_mm256_max_ps(a.x, b.x)}; }
 static inline Vec fma(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.x, b.x, c.x)}; }
+// *a * b + c
+static inline Vec fma_at(const float* a, Vec b, Vec c) { return fma(broadcast(*a), b, c); }
+// Whether a lane exceeds the limit's or is no number.
+static inline bool is_any_above(Vec a, Vec limit) {
+  return _mm256_movemask_ps(_mm256_cmp_ps(a.x, limit.x, _CMP_NLE_UQ)) != 0;
+}
 static inline Vec round_even(Vec a) {
   return {_mm256_round_ps(a.x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
 }
@@ -40,6 +46,37 @@ static inline Vec load_as(const char* p) {
   } else {
     __m256i w = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
     return {_mm256_castsi256_ps(_mm256_slli_epi32(w, 16))};
+  }
+}
+// Sixteen items; bf16 as the even ones, then the odd ones, which takes half the work.
+template <Format F>
+static inline void load_two(const char* p, Vec* x) {
+  if constexpr (F == Format::kBFloat16) {
+    const __m256i w = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    x[0] = {_mm256_castsi256_ps(_mm256_slli_epi32(w, 16))};
+    x[1] = {_mm256_castsi256_ps(_mm256_and_si256(w, _mm256_set1_epi32(-65536)))};
+  } else {
+    x[0] = load_as<F>(p);
+    x[1] = load_as<F>(p + 8 * (F == Format::kFloat32 ? 4 : 2));
+  }
+}
+// From the order of load_two to that of memory, and back.
+template <Format F>
+static inline void to_memory_order(Vec* x) {
+  if constexpr (F == Format::kBFloat16) {
+    const __m256 low = _mm256_unpacklo_ps(x[0].x, x[1].x);
+    const __m256 high = _mm256_unpackhi_ps(x[0].x, x[1].x);
+    x[0] = {_mm256_permute2f128_ps(low, high, 0x20)};
+    x[1] = {_mm256_permute2f128_ps(low, high, 0x31)};
+  }
+}
+template <Format F>
+static inline void from_memory_order(Vec* x) {
+  if constexpr (F == Format::kBFloat16) {
+    const __m256 outer = _mm256_permute2f128_ps(x[0].x, x[1].x, 0x20);
+    const __m256 inner = _mm256_permute2f128_ps(x[0].x, x[1].x, 0x31);
+    x[0] = {_mm256_shuffle_ps(outer, inner, 0x88)};
+    x[1] = {_mm256_shuffle_ps(outer, inner, 0xDD)};
   }
 }
 // The first eight elements, the rest zero.

@@ -16,6 +16,16 @@ static inline Vec sub(Vec a, Vec b) { return {_mm512_sub_ps(a.x, b.x)}; }
 static inline Vec mul(Vec a, Vec b) { return {_mm512_mul_ps(a.x, b.x)}; }
 static inline Vec max(Vec a, Vec b) { return {_mm512_max_ps(a.x, b.x)}; }
 static inline Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.x, b.x, c.x)}; }
+// *a * b + c. The multiplication reads `a` itself: a broadcast of its own would take a turn of
+// the units that multiply, and compilers make one where two multiplications share `a`.
+static inline Vec fma_at(const float* a, Vec b, Vec c) {
+  asm("vfmadd231ps %2%{1to16%}, %1, %0" : "+v"(c.x) : "v"(b.x), "m"(*a));
+  return c;
+}
+// Whether a lane exceeds the limit's or is no number.
+static inline bool is_any_above(Vec a, Vec limit) {
+  return _mm512_cmp_ps_mask(a.x, limit.x, _CMP_NLE_UQ) != 0;
+}
 static inline Vec round_even(Vec a) {
   return {_mm512_roundscale_ps(a.x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
 }
@@ -33,6 +43,40 @@ static inline Vec load_as(const char* p) {
   } else {
     __m512i w = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
     return {_mm512_castsi512_ps(_mm512_slli_epi32(w, 16))};
+  }
+}
+// Thirty-two items; bf16 as the even ones, then the odd ones, which takes half the work.
+template <Format F>
+static inline void load_two(const char* p, Vec* x) {
+  if constexpr (F == Format::kBFloat16) {
+    const __m512i w = _mm512_loadu_si512(p);
+    x[0] = {_mm512_castsi512_ps(_mm512_slli_epi32(w, 16))};
+    x[1] = {_mm512_castsi512_ps(_mm512_and_si512(w, _mm512_set1_epi32(-65536)))};
+  } else {
+    x[0] = load_as<F>(p);
+    x[1] = load_as<F>(p + 16 * (F == Format::kFloat32 ? 4 : 2));
+  }
+}
+// From the order of load_two to that of memory, and back.
+template <Format F>
+static inline void to_memory_order(Vec* x) {
+  if constexpr (F == Format::kBFloat16) {
+    const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
+    const __m512 even = x[0].x, odd = x[1].x;
+    x[0] = {_mm512_permutex2var_ps(even, low, odd)};
+    x[1] = {_mm512_permutex2var_ps(even, high, odd)};
+  }
+}
+template <Format F>
+static inline void from_memory_order(Vec* x) {
+  if constexpr (F == Format::kBFloat16) {
+    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28,
+                                           30);
+    const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
+    const __m512 low = x[0].x, high = x[1].x;
+    x[0] = {_mm512_permutex2var_ps(low, even, high)};
+    x[1] = {_mm512_permutex2var_ps(low, odd, high)};
   }
 }
 template <Format F>

@@ -23,6 +23,16 @@ static inline Vec sub(Vec a, Vec b) { GLINTHAWK_EACH(a.x[i] - b.x[i]); }
 static inline Vec mul(Vec a, Vec b) { GLINTHAWK_EACH(a.x[i] * b.x[i]); }
 static inline Vec max(Vec a, Vec b) { GLINTHAWK_EACH(a.x[i] > b.x[i] ? a.x[i] : b.x[i]); }
 static inline Vec fma(Vec a, Vec b, Vec c) { GLINTHAWK_EACH(a.x[i] * b.x[i] + c.x[i]); }
+// *a * b + c
+static inline Vec fma_at(const float* a, Vec b, Vec c) { return fma(broadcast(*a), b, c); }
+// Whether a lane exceeds the limit's or is no number.
+static inline bool is_any_above(Vec a, Vec limit) {
+  bool is_above = false;
+  for (int i = 0; i < Vec::kWidth; ++i) {
+    is_above = is_above || !(a.x[i] <= limit.x[i]);
+  }
+  return is_above;
+}
 // Adding and taking off 1.5 * 2^23 leaves no fraction (|a| < 2^22).
 static inline Vec round_even(Vec a) { GLINTHAWK_EACH((a.x[i] + 12582912.0f) - 12582912.0f); }
 
@@ -111,6 +121,16 @@ template <Format F>
 static inline Vec load_as(const char* p) {
   GLINTHAWK_EACH(widen<F>(p, i));
 }
+// Two vectors of items; they lie in the order of memory here.
+template <Format F>
+static inline void load_two(const char* p, Vec* x) {
+  x[0] = load_as<F>(p);
+  x[1] = load_as<F>(p + Vec::kWidth * (F == Format::kFloat32 ? 4 : 2));
+}
+template <Format F>
+static inline void to_memory_order(Vec*) {}
+template <Format F>
+static inline void from_memory_order(Vec*) {}
 template <Format F>
 static inline Vec load_eight(const char* p) {
   GLINTHAWK_EACH(i < 8 ? widen<F>(p, i) : 0.0f);
