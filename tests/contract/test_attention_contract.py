@@ -207,17 +207,17 @@ def test_large_scores_do_not_overflow(make: Make) -> None:
     np.testing.assert_allclose(out[0], scene.expected(0)[0], rtol=0, atol=2e-3)
 
 
-@pytest.mark.parametrize("rise", [0.01, 0.5, 40.0])  # of a score from token to token
+@pytest.mark.parametrize("rise", [0.01, 0.1, 0.5, 40.0])  # of a score from token to token
 def test_scores_that_rise_or_fall_with_the_position_match_float64(make: Make, rise: float) -> None:
+    n = 1300
+    token = np.arange(n, dtype=np.int32)
     for direction in (1, -1):
-        scene = build_scene(make, build_geometry(2, 64), (300,))
-        steps = np.arange(300, dtype=np.float32)[:, None] * np.float32(direction * rise)
-        k = np.zeros((300, 2, 64), np.float32)
-        k[:, :, 0] = steps * 8  # sqrt(head_dim)
-        token = np.arange(300, dtype=np.int32)
+        scene = build_scene(make, build_geometry(2, 64), (n,))
+        k = np.zeros((n, 2, 64), np.float32)
+        k[:, :, 0] = token[:, None] * np.float32(direction * rise * 8)  # 8: sqrt(head_dim)
         page, slot = scene.tables[0][token // 32], token % np.int32(32)
-        v = scene.v[0].reshape(300, -1).astype(np.float32)
-        scene.backend.append(0, page, slot, k.reshape(300, -1), v)
+        v = scene.v[0].reshape(n, -1).astype(np.float32)
+        scene.backend.append(0, page, slot, k.reshape(n, -1), v)
         q = np.zeros_like(scene.q)
         q[:, ::64] = 1
         scene = replace(scene, q=q, k=[k.astype(np.float64)])
@@ -225,7 +225,8 @@ def test_scores_that_rise_or_fall_with_the_position_match_float64(make: Make, ri
         plan = scene.backend.plan(scene.tables, scene.lengths)
         scene.backend.attend(0, plan, q, out, lse)
         want, want_lse = scene.expected(0)
-        np.testing.assert_allclose(out[0], want, rtol=0, atol=3e-5)
+        # Scores of up to 650 (and far more, but far apart) are exact to 6e-5 in float32.
+        np.testing.assert_allclose(out[0], want, rtol=0, atol=1e-4)
         np.testing.assert_allclose(lse[0], want_lse, rtol=1e-6, atol=1e-5)
 
 
@@ -310,16 +311,19 @@ def test_results_are_the_same_bits_at_any_number_of_threads_and_in_any_batch(
 
 
 @pytest.mark.parametrize("wire", list(DType))
-@pytest.mark.parametrize("num_threads", [1, 2])
-def test_decode_is_append_then_attend(make: Make, wire: DType, num_threads: int) -> None:
-    geometry = build_geometry(3, 48, DType.FLOAT16)
+@pytest.mark.parametrize(("kv_heads", "num_threads"), [(2, 1), (2, 2), (5, 3)])
+def test_decode_is_append_then_attend(
+    make: Make, wire: DType, kv_heads: int, num_threads: int
+) -> None:
+    geometry = build_geometry(3, 48, DType.FLOAT16, kv_heads=kv_heads)
     lengths = (1, 33, 512, 513, 1030)
     apart = build_scene(make, geometry, lengths, wire=wire, num_threads=num_threads)
     fused = build_scene(make, geometry, lengths, wire=wire, num_threads=num_threads)
     rng = np.random.default_rng(1)
-    values = rng.standard_normal((5, 12 * 48), np.float32)
+    columns = kv_heads * 48
+    values = rng.standard_normal((5, 6 * columns), np.float32)
     rows = from_float32(values, WIRE_TYPES[wire])
-    k, v = rows[:, 6 * 48 : 8 * 48], rows[:, 8 * 48 : 10 * 48]
+    k, v = rows[:, 3 * columns : 4 * columns], rows[:, 4 * columns : 5 * columns]
     last = apart.lengths - 1
     pages = np.array([t[n // 32] for t, n in zip(apart.tables, last, strict=True)], np.int32)
     apart.backend.append(0, pages, last % np.int32(32), k, v)

@@ -11,47 +11,13 @@
 //   accumulator += weights V         V read once for up to kMaxBlock heads
 
 #include "rows.hpp"
+#include "softmax.hpp"
 #include "tiles.hpp"
 
-constexpr int64_t kAheadBytes = 16384;  // prefetch distance
+constexpr int64_t kAheadBytes = 16384;  // prefetch distance, at most a page of the item
 // With few query heads, and KV heads that lie side by side, the CPU's own prefetching is best.
 constexpr int kFewHeads = 2;
 constexpr int64_t kLongRun = 65536;
-constexpr float kLog2E = 1.44269504088896341f;
-constexpr float kLowest = -3.0e38f;
-// A score this far above the anchor moves it: until then no weight exceeds 2^10, and the weights
-// need not wait for the page's largest score.
-constexpr float kSlack = 10.0f;
-
-static inline int padded_dim(const Layout& l) { return (l.head_dim + 15) / 16 * 16; }
-
-// 2^x for x up to 127, 2^-126 below that: 2^n * 2^r, |r| <= 1/2. The polynomial's largest relative
-// error is 9e-8, by iterated least squares with p(0) = 1. A NaN stays one: max returns its second
-// operand then.
-static inline Vec exp2_of(Vec x) {
-  x = max(broadcast(-126.0f), x);
-  const Vec n = round_even(x);
-  const Vec r = sub(x, n);
-  Vec p = broadcast(1.3264727e-3f);
-  p = fma(p, r, broadcast(9.671513e-3f));
-  p = fma(p, r, broadcast(5.5507336e-2f));
-  p = fma(p, r, broadcast(2.4022242e-1f));
-  p = fma(p, r, broadcast(6.9314700e-1f));
-  p = fma(p, r, broadcast(1.0f));
-  return scale_two(p, n);
-}
-static inline float exp2_of(float x) { return first_of(exp2_of(broadcast(x))); }
-static inline float sum_of(Vec a) {
-  float lanes[kW];
-  store(lanes, a);
-  for (int width = kW / 2; width > 0; width /= 2) {
-    for (int i = 0; i < width; ++i) {
-      lanes[i] += lanes[i + width];
-    }
-  }
-  return lanes[0];
-}
-
 // A run of query heads that are computed together.
 struct HeadBlock {
   int first;
@@ -66,66 +32,6 @@ static int head_blocks(const Layout& l, HeadBlock* blocks) {
     first += heads;
   }
   return n;
-}
-
-// State of the query heads of one KV head:
-//   sums [group][padded dim] | anchor [16] | total [group][16]
-// which is also what a partial result holds.
-struct State {
-  float* sums;
-  float* anchor;  // exponents are relative to it: within kSlack of the largest score so far
-  float* total;   // sum of exponentials, a vector for each head, in strides of 16
-};
-static inline State state_at(const Layout& l, float* at) {
-  float* anchor = at + static_cast<int64_t>(l.group) * padded_dim(l);
-  return {at, anchor, anchor + kMaxGroup};
-}
-static int64_t partial_floats(const Layout& l) {
-  return static_cast<int64_t>(l.group) * (padded_dim(l) + 16) + kMaxGroup;
-}
-static inline int64_t query_floats(const Layout& l) {
-  return static_cast<int64_t>(l.group) * padded_dim(l);
-}
-// Scratch of a thread: a state of each KV head | q [KV head][group][padded dim] | scores
-// [group][page tokens]
-static int64_t scratch_floats(const Layout& l) {
-  return l.num_kv_heads * (partial_floats(l) + query_floats(l)) +
-         static_cast<int64_t>(l.group) * l.page_tokens;
-}
-
-static void move_anchor(float anchor, float* sums, int dim, float* old, float* total) {
-  const Vec f = broadcast(*old == kLowest ? 0.0f : exp2_of(*old - anchor));
-  for (int d = 0; d < dim; d += kW) {
-    store(sums + d, mul(load(sums + d), f));
-  }
-  store(total, mul(load(total), f));
-  *old = anchor;
-}
-
-// Turns scores [0, n) of one head into weights, tokens outside [low, high) into 0.
-static inline void soften(float* scores, int n, int low, int high, float* sums, int dim,
-                          float* anchor, float* total) {
-  for (int t = 0; t < low; ++t) {
-    scores[t] = kLowest;
-  }
-  for (int t = high; t < n; ++t) {
-    scores[t] = kLowest;
-  }
-  Vec highest = load(scores);
-  for (int t = kW; t < n; t += kW) {
-    highest = max(highest, load(scores + t));
-  }
-  if (is_any_above(highest, broadcast(*anchor + kSlack))) {
-    move_anchor(first_of(spread_largest(highest)), sums, dim, anchor, total);
-  }
-  const Vec base = broadcast(*anchor);
-  Vec sum = load(total);
-  for (int t = 0; t < n; t += kW) {
-    const Vec weight = exp2_of(sub(load(scores + t), base));
-    store(scores + t, weight);
-    sum = add(sum, weight);
-  }
-  store(total, sum);
 }
 
 static void load_queries(const AttendJob& job, int row, int head, float* q) {
@@ -192,19 +98,24 @@ static inline void attend_page(const Layout& l, const PageJob& job, const State&
   }
 }
 
+// The tiles of an item's KV heads on one page.
+struct Tiles {
+  char* at;
+  int num;
+};
+
 // The tile to prefetch while tile `index` of a page's run of KV heads is computed; null for none.
 // Where the CPU's own prefetching is best instructions only hold it up; all that it cannot know is
-// where the `next` page lies (null: there is none).
-static inline const char* tile_ahead(const Layout& l, const char* page, const char* next,
-                                     int num_heads, int index) {
-  const int num_tiles = 2 * num_heads;
-  const bool by_cpu = l.group <= kFewHeads && num_tiles * l.tile_bytes >= kLongRun;
+// where the `next` page lies (of no tiles if there is none).
+static inline const char* tile_ahead(const Layout& l, const Tiles& page, const Tiles& next,
+                                     int index) {
+  const bool by_cpu = l.group <= kFewHeads && page.num * l.tile_bytes >= kLongRun;
   const int64_t far = by_cpu ? 1 : kAheadBytes / l.tile_bytes;
-  const int64_t at = index + (far < 1 ? 1 : far > num_tiles ? num_tiles : far);
-  if (at >= num_tiles) {
-    return next == nullptr ? nullptr : next + (at - num_tiles) * l.tile_bytes;
+  const int64_t at = index + (far < 1 ? 1 : far > page.num ? page.num : far);
+  if (at >= page.num) {
+    return at - page.num < next.num ? next.at + (at - page.num) * l.tile_bytes : nullptr;
   }
-  return by_cpu ? nullptr : page + at * l.tile_bytes;
+  return by_cpu ? nullptr : page.at + at * l.tile_bytes;
 }
 
 static void begin_heads(const AttendJob& job, const Item& item, float* states, float* q) {
@@ -220,11 +131,12 @@ static void begin_heads(const AttendJob& job, const Item& item, float* states, f
   }
 }
 
-// Tiles of the item's first head on the page of its row that holds `token`.
-static inline char* tiles_at(const AttendJob& job, const Item& item, int token) {
+// The item's tiles on the page of its row that holds `token`.
+static inline Tiles tiles_at(const AttendJob& job, const Item& item, int token) {
   const Layout& l = *job.layout;
   const int32_t page = job.tables[job.table_offsets[item.unit->row] + token / l.page_tokens];
-  return job.layer + page * l.page_stride + item.first_head * 2 * l.tile_bytes;
+  return {job.layer + page * l.page_stride + item.first_head * 2 * l.tile_bytes,
+          2 * item.num_heads};
 }
 
 static void append_own(const AttendJob& job, const Unit& unit, int head, char* tiles) {
@@ -250,21 +162,21 @@ static void attend_item(const AttendJob& job, const Item& item, const Item* next
   const bool has_own = job.k.data != nullptr && unit.stop == job.lengths[unit.row];
 
   for (int base = unit.start / tokens * tokens; base < unit.stop; base += tokens) {
-    char* page = tiles_at(job, item, base);
+    const Tiles page = tiles_at(job, item, base);
     const bool is_last = base + tokens >= unit.stop;
-    const char* following = !is_last          ? tiles_at(job, item, base + tokens)
+    const Tiles following = !is_last          ? tiles_at(job, item, base + tokens)
                             : next != nullptr ? tiles_at(job, *next, next->unit->start)
-                                              : nullptr;
+                                              : Tiles{nullptr, 0};
     const int low = unit.start > base ? unit.start - base : 0;
     const int high = is_last ? unit.stop - base : tokens;
     for (int h = 0; h < num_heads; ++h) {
-      char* tiles = page + h * head_bytes;
+      char* tiles = page.at + h * head_bytes;
       if (has_own && is_last) {
         append_own(job, unit, item.first_head + h, tiles);
       }
       attend_page(l, {tiles,
-                      {tile_ahead(l, page, following, num_heads, 2 * h),
-                       tile_ahead(l, page, following, num_heads, 2 * h + 1)},
+                      {tile_ahead(l, page, following, 2 * h),
+                       tile_ahead(l, page, following, 2 * h + 1)},
                       low, high, blocks, num_blocks, q + h * query_floats(l), scores},
                   state_at(l, states + h * state_floats));
     }

@@ -101,7 +101,8 @@ struct Isa {
   int64_t (*scratch_floats)(const Layout&);
   // Floats of one partial result of one KV head.
   int64_t (*partial_floats)(const Layout&);
-  // `next` (may be null) is what this thread does next; its first page is prefetched.
+  // `next` (may be null) is what this thread does next; the start of its first page is
+  // prefetched.
   void (*attend_item)(const AttendJob&, const Item&, const Item* next, float* scratch);
   // Joins the parts of a row, in their order, and writes its output.
   void (*merge_row)(const AttendJob&, const Unit& any, int32_t head, float* scratch);

@@ -16,8 +16,8 @@ constexpr int64_t kBytesPerThread = 128 << 10;  // less is not worth waking a th
 constexpr int64_t kRowsPerTask = 64;
 constexpr int64_t kItemsPerThread = 8;  // enough for threads to end together
 
-// Runs `task(index, following, thread)` for every index below `num_tasks`, each taken by an atomic
-// counter; `following` is what the same thread does next, nothing from `num_tasks` on.
+// Runs `task(index, thread)` for every index below `num_tasks`, each taken by an atomic
+// counter.
 template <typename Task>
 void run_tasks(Pool& pool, int num_threads, int64_t num_tasks, const Task& task) {
   struct Context {
@@ -29,13 +29,25 @@ void run_tasks(Pool& pool, int num_threads, int64_t num_tasks, const Task& task)
       num_threads,
       [](void* at, int thread) {
         auto& c = *static_cast<Context*>(at);
-        for (int64_t i = c.next.fetch_add(1); i < c.num_tasks;) {
-          const int64_t following = c.next.fetch_add(1);
-          c.task(i, following, thread);
-          i = following;
+        for (int64_t i = c.next.fetch_add(1); i < c.num_tasks; i = c.next.fetch_add(1)) {
+          c.task(i, thread);
         }
       },
       &context);
+}
+
+// The same with `task(index, following, thread)`: `following` is what the same thread does next,
+// nothing from `num_tasks` on. For tasks of which there are many to a thread.
+template <typename Task>
+void run_tasks_ahead(Pool& pool, int num_threads, int64_t num_tasks, const Task& task) {
+  std::atomic<int64_t> counter{0};
+  run_tasks(pool, num_threads, num_threads, [&](int64_t, int thread) {
+    for (int64_t i = counter.fetch_add(1); i < num_tasks;) {
+      const int64_t following = counter.fetch_add(1);
+      task(i, following, thread);
+      i = following;
+    }
+  });
 }
 
 }  // namespace
@@ -125,7 +137,7 @@ void Engine::attend(int layer, const Plan& plan, const Rows& q, const Rows& k, c
     const auto first = static_cast<int32_t>(i % runs) * run;
     return Item{&work.units[static_cast<size_t>(i / runs)], first, std::min(run, heads - first)};
   };
-  run_tasks(pool_, threads, num_units * runs, [&](int64_t i, int64_t following, int thread) {
+  run_tasks_ahead(pool_, threads, num_units * runs, [&](int64_t i, int64_t following, int thread) {
     const bool has_next = following < num_units * runs;
     const Item item = item_at(i), next = item_at(has_next ? following : i);
     float* scratch = scratch_.get() + thread * scratch_stride_;
@@ -152,7 +164,7 @@ void Engine::append(int layer, const int32_t* pages, const int32_t* slots, int64
   const AppendJob job{&layout_, layer_at(layer), pages, slots, k, v};
   const int64_t tasks = (num_rows + kRowsPerTask - 1) / kRowsPerTask;
   const int threads = threads_for(num_rows * layout_.page_stride / layout_.page_tokens);
-  run_tasks(pool_, threads, tasks, [&](int64_t i, int64_t, int) {
+  run_tasks(pool_, threads, tasks, [&](int64_t i, int) {
     isa_.append_rows(job, i * kRowsPerTask, std::min(num_rows, (i + 1) * kRowsPerTask));
   });
 }
@@ -163,7 +175,7 @@ void Engine::read(int layer, const int32_t* table, int32_t start, int64_t num_ro
   const ReadJob job{&layout_, layer_at(layer), table, start, k, v};
   const int64_t tasks = (num_rows + kRowsPerTask - 1) / kRowsPerTask;
   const int threads = threads_for(num_rows * layout_.page_stride / layout_.page_tokens);
-  run_tasks(pool_, threads, tasks, [&](int64_t i, int64_t, int) {
+  run_tasks(pool_, threads, tasks, [&](int64_t i, int) {
     isa_.read_rows(job, i * kRowsPerTask, std::min(num_rows, (i + 1) * kRowsPerTask));
   });
 }
@@ -190,7 +202,7 @@ double read_bandwidth(int64_t num_bytes, int num_threads, int repeats, const Isa
   double best = 0;
   for (int i = 0; i < repeats; ++i) {
     const auto begin = std::chrono::steady_clock::now();
-    run_tasks(pool, num_threads, chunks, [&](int64_t chunk, int64_t, int) {
+    run_tasks(pool, num_threads, chunks, [&](int64_t chunk, int) {
       sink += isa.read_memory(arena.data() + chunk * kChunk, kChunk);
     });
     const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;

@@ -1,13 +1,15 @@
 // The two products over a page: queries times K, weights times V. Written once over the vector
 // type `Vec`; included inside the namespace of an instruction set.
 //
-// Each walks its tile from end to end, whole lines of cache at a time, so that the CPU's own
-// prefetching follows; `ahead` (may be null) is the tile that is prefetched meanwhile.
+// Each walks its tile in order, in as few passes as the registers allow: one where a row fits them.
+// The CPU's own prefetching follows then. `ahead` (may be null) is the tile that is prefetched
+// meanwhile. Loops over sums are unrolled by pragma: without it GCC keeps the sums in memory.
 
 constexpr int kChains = 8;  // sums in flight that hide the latency of a multiplication
 
-// Every pass over a tile prefetches its share of the tile ahead, into the second cache, in order
-// of address: the loads of memory stay even, and as many as the arithmetic between them.
+// A pass over whole vectors of a tile prefetches its share of the tile ahead, into the second
+// cache, in order of address: the loads of memory stay even, and as many as the arithmetic
+// between them.
 template <int64_t Step>
 static inline void prefetch(const char* ahead, int64_t iteration) {
   for (int64_t line = 0; line < Step; line += 64) {
