@@ -18,6 +18,7 @@ constexpr int64_t kAheadBytes = 16384;  // prefetch distance, at most a page of 
 // With few query heads, and KV heads that lie side by side, the CPU's own prefetching is best.
 constexpr int kFewHeads = 2;
 constexpr int64_t kLongRun = 65536;
+
 // A run of query heads that are computed together.
 struct HeadBlock {
   int first;

@@ -30,6 +30,19 @@ static inline void load_run(const char* from, Vec* x) {
   }
 }
 
+// Stores sums that are in that order in the order of memory.
+template <Format F, int NV>
+static inline void store_run(float* to, Vec* x) {
+#pragma GCC unroll 16
+  for (int v = 0; v + 1 < NV; v += 2) {
+    to_memory_order<F>(x + v);
+  }
+#pragma GCC unroll 16
+  for (int v = 0; v < NV; ++v) {
+    store(to + v * kW, x[v]);
+  }
+}
+
 // ---- scores ---------------------------------------------------------------------------------
 
 // scores[g][t] = q[g] . K[:, t] for tokens [0, NV * kW) from `tile` on.
@@ -78,14 +91,7 @@ static inline void score_tokens(const char* tile, int dim, int tokens, const flo
         sum[0][g][v] = add(sum[0][g][v], sum[u][g][v]);
       }
     }
-#pragma GCC unroll 16
-    for (int v = 0; v + 1 < NV; v += 2) {
-      to_memory_order<F>(sum[0][g] + v);
-    }
-#pragma GCC unroll 16
-    for (int v = 0; v < NV; ++v) {
-      store(scores + g * score_stride + v * kW, sum[0][g][v]);
-    }
+    store_run<F, NV>(scores + g * score_stride, sum[0][g]);
   }
 }
 
@@ -151,14 +157,7 @@ static inline void weigh_columns(const char* tile, int dim, int num_tokens, cons
   }
 #pragma GCC unroll 16
   for (int g = 0; g < G; ++g) {
-#pragma GCC unroll 16
-    for (int v = 0; v + 1 < NV; v += 2) {
-      to_memory_order<F>(sum[g] + v);
-    }
-#pragma GCC unroll 16
-    for (int v = 0; v < NV; ++v) {
-      store(sums + g * sum_stride + v * kW, sum[g][v]);
-    }
+    store_run<F, NV>(sums + g * sum_stride, sum[g]);
   }
 }
 
